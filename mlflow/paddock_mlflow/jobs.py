@@ -1,0 +1,88 @@
+"""The job process: runs what the UI's *Run judges* and the judging of new traces submit.
+
+`mlflow server` starts a launcher, a runner, and a process for periodic tasks beside the web application. Here the
+runner is a service of its own, which leaves web replicas stateless, and the periodic tasks are threads in it.
+Exactly one may run: on its start it takes over the jobs that its predecessor left unfinished.
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from paddock_mlflow import environment
+from paddock_mlflow.settings import Settings
+
+_logger = logging.getLogger(__name__)
+
+TRACE_INTERVAL_SECONDS = 2.0
+SESSION_INTERVAL_SECONDS = 60.0
+HEARTBEAT_ENV = "HEARTBEAT_FILE"
+
+
+def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT."""
+    environment.export(settings)
+    os.environ |= {
+        # Job code reaches the store directly; judges reach the model by the gateway, over HTTP.
+        "MLFLOW_TRACKING_URI": settings.tracking_database,
+        # What _job_runner's children watch: they end when this process is gone.
+        "MLFLOW_SERVER_PID": str(os.getpid()),
+        "MLFLOW_SERVER_UP_TIME": str(int(time.time() * 1000)),
+        # Online judges call the gateway in this name (upstream sends no name and is refused, facts in docs).
+        "MLFLOW_TRACKING_USERNAME": settings.judge_user,
+        "MLFLOW_TRACKING_PASSWORD": settings.secret("internal_token"),
+    }
+    from mlflow.server.handlers import _get_tracking_store
+    from mlflow.server.jobs._executor_runner import _select_executor, run_executor_loop
+
+    from paddock_mlflow.judging import SessionJudging, TraceJudging
+
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    store = _get_tracking_store()
+    traces = TraceJudging(store, settings.tracking_database, settings.judge_user)
+    sessions = SessionJudging(store)
+    for name, tick, interval in (
+        ("judge-traces", traces.tick, TRACE_INTERVAL_SECONDS),
+        ("judge-sessions", sessions.tick, SESSION_INTERVAL_SECONDS),
+        ("archive-traces", _archival_tick(store), SESSION_INTERVAL_SECONDS),
+    ):
+        threading.Thread(target=_repeat, args=(name, tick, interval, stop), name=name, daemon=True).start()
+
+    executor = _select_executor()
+    executor.start_executor()
+    _logger.info("ready")
+    try:
+        run_executor_loop(executor, stop)
+    finally:
+        executor.stop_executor()
+
+
+def _repeat(name: str, tick: Callable[[], object], interval: float, stop: threading.Event) -> None:
+    heartbeat = Path(os.environ.get(HEARTBEAT_ENV, "/tmp/paddock-jobs"))
+    while not stop.is_set():
+        try:
+            tick()
+            heartbeat.touch()
+        except Exception:
+            # A thread that dies would leave traces unjudged in silence; the stale heartbeat tells the healthcheck.
+            _logger.exception("%s failed; trying again in %g s", name, interval)
+        stop.wait(interval)
+
+
+def _archival_tick(store: object) -> Callable[[], object]:
+    """Upstream's archival of old traces, which does nothing unless MLFLOW_TRACE_ARCHIVAL_CONFIG is set."""
+    from mlflow.server.jobs import utils
+
+    def tick() -> None:
+        settings = utils._get_trace_archival_scheduler_settings()
+        if settings is not None and utils._should_run_trace_archival_scheduler(settings.interval_seconds):
+            utils._run_trace_archival_scheduler(store, settings=settings)
+
+    return tick

@@ -1,0 +1,56 @@
+"""The web application: MLflow's own, under its authentication, with the gaps closed.
+
+`create_app` is the factory that uvicorn calls in each worker.
+"""
+
+import logging
+
+from starlette.middleware import Middleware
+
+from paddock_mlflow import environment
+from paddock_mlflow.compatibility import require_checked_release
+from paddock_mlflow.settings import Settings, load
+
+_logger = logging.getLogger(__name__)
+
+
+def create_app() -> object:
+    """The ASGI application of one worker."""
+    settings = load()
+    require_checked_release()
+
+    from mlflow.server import auth
+
+    from paddock_mlflow import artifacts, upstreams
+    from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
+
+    upstreams.allow(settings.private_upstreams)
+    artifacts.register()
+    app = auth.create_app()
+    # Appended, so inside MLflow's authentication: what a stranger sends is refused before it is parsed.
+    app.user_middleware.append(Middleware(IngestMiddleware))
+    # Added last, so outermost: an oversized body is refused before anything reads it.
+    app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_trace_body_bytes)
+    return app
+
+
+def serve(settings: Settings) -> None:
+    """Run uvicorn until SIGTERM or SIGINT."""
+    environment.export(settings)
+    environment.export_web(settings)
+    import uvicorn
+
+    uvicorn.run(
+        "paddock_mlflow.server:create_app",
+        factory=True,
+        host=settings.listen_host,
+        port=settings.listen_port,
+        workers=settings.workers if settings.workers > 1 else None,
+        loop="uvloop",
+        http="httptools",
+        log_level="info",
+        access_log=False,
+        timeout_graceful_shutdown=20,
+        # A worker that waits for a slow query must not be taken for dead (uvicorn's default is 5 s).
+        timeout_worker_healthcheck=120,
+    )

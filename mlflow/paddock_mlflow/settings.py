@@ -1,0 +1,148 @@
+"""What the stack tells the plugin: environment variables, and files for what is secret.
+
+A file named like a setting, in the folder that SECRETS_DIR names (default /run/secrets), counts as that setting.
+Nothing else in this package reads the environment.
+"""
+
+import os
+from functools import cached_property
+from pathlib import Path
+from urllib.parse import urlparse
+
+from pydantic import SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import URL, make_url
+
+from paddock_mlflow.errors import SettingsError
+
+
+class Settings(BaseSettings):
+    """Settings of every command. Times are in seconds, sizes in bytes."""
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=False)
+
+    # Where to listen (serve) and where the server is (jobs, setup)
+    listen_host: str = "0.0.0.0"
+    listen_port: int = 5000
+    workers: int = 1
+    mlflow_url: str = "http://mlflow:5000"
+    allowed_hosts: str = ""
+    """Further Host headers to accept, comma-separated; those of the stack itself and of loopback always pass."""
+
+    # Databases: either whole URLs or the parts of PostgreSQL
+    database_url: SecretStr | None = None
+    auth_database_url: SecretStr | None = None
+    postgres_host: str = "postgres"
+    postgres_user: str = "mlflow"
+    postgres_database: str = "mlflow"
+    postgres_auth_database: str = "mlflow_auth"
+    postgres_mlflow_password: SecretStr | None = None
+
+    # Artifacts
+    artifacts_destination: str = ""
+    s3_endpoint_url: str = ""
+    s3_bucket: str = "mlflow"
+    s3_region: str = "us-east-1"
+    s3_access_key: SecretStr | None = None
+    s3_secret_key: SecretStr | None = None
+    s3_root_user: SecretStr | None = None
+    s3_root_password: SecretStr | None = None
+
+    # Identity
+    admin_user: str = "admin"
+    admin_password: SecretStr | None = None
+    agent_user: str = "agent"
+    agent_key: SecretStr | None = None
+    judge_user: str = "judge"
+    internal_token: SecretStr | None = None
+    flask_secret_key: SecretStr | None = None
+    kek_passphrase: SecretStr | None = None
+
+    # Providers
+    demo_model_url: str = ""
+    demo_api_key: SecretStr | None = None
+    openai_api_key: SecretStr | None = None
+    anthropic_api_key: SecretStr | None = None
+    gemini_api_key: SecretStr | None = None
+    llm_base_url: str = ""
+    llm_api_key: SecretStr | None = None
+    coder_model: str = ""
+    judge_model: str = ""
+
+    # Traces
+    experiment: str = "agents"
+    handover_dir: Path | None = None
+    max_trace_body_bytes: int = 32 * 1024 * 1024
+
+    @cached_property
+    def tracking_database(self) -> str:
+        """SQLAlchemy URL of MLflow's database, password included."""
+        return self._database(self.database_url, self.postgres_database)
+
+    @cached_property
+    def auth_database(self) -> str:
+        """SQLAlchemy URL of the users' database, password included."""
+        return self._database(self.auth_database_url, self.postgres_auth_database)
+
+    @property
+    def artifacts(self) -> str:
+        """Where the server keeps artifacts: `s3://bucket` unless a destination is set."""
+        return self.artifacts_destination or f"s3://{self.s3_bucket}"
+
+    @property
+    def private_upstreams(self) -> frozenset[str]:
+        """Hosts of model providers that may have a private address, because the stack's operator named them."""
+        urls = (self.demo_model_url, self.llm_base_url)
+        return frozenset(host for url in urls if url and (host := urlparse(url).hostname))
+
+    def secret(self, name: str) -> str:
+        """The value of a secret setting.
+
+        Raises:
+            SettingsError: it is not set, or empty.
+        """
+        value: SecretStr | None = getattr(self, name)
+        if value is None or not value.get_secret_value():
+            folder = os.environ.get("SECRETS_DIR", "/run/secrets")
+            raise SettingsError(
+                f"expected the secret {name}, found none; put it into the file {folder}/{name}"
+                f" or into the variable {name.upper()}"
+            )
+        return value.get_secret_value()
+
+    def optional_secret(self, name: str) -> str:
+        """The value of a secret setting, or an empty text."""
+        value: SecretStr | None = getattr(self, name)
+        return value.get_secret_value() if value else ""
+
+    def _database(self, url: SecretStr | None, database: str) -> str:
+        if url is not None:
+            given = make_url(url.get_secret_value())
+            # SQLAlchemy 2.1 takes psycopg 3 for a bare postgresql://, which is not installed.
+            if given.drivername == "postgresql":
+                given = given.set(drivername="postgresql+psycopg2")
+            return given.render_as_string(hide_password=False)
+        return URL.create(
+            "postgresql+psycopg2",
+            username=self.postgres_user,
+            password=self.secret("postgres_mlflow_password"),
+            host=self.postgres_host,
+            database=database,
+        ).render_as_string(hide_password=False)
+
+
+def load() -> Settings:
+    """The settings of this process.
+
+    Raises:
+        SettingsError: a value is of the wrong kind; the text names it.
+    """
+    folder = Path(os.environ.get("SECRETS_DIR", "/run/secrets"))
+    try:
+        return Settings(_secrets_dir=folder if folder.is_dir() else None)  # type: ignore[call-arg]
+    except ValidationError as error:
+        lines = [
+            f"expected {'.'.join(map(str, e['loc'])).upper()} to be valid, found: {e['msg']}"
+            for e in error.errors(include_input=False)
+        ]
+        raise SettingsError("; ".join(lines) + "; mend the variable and start again") from None
