@@ -1,0 +1,1 @@
+"""Paddock's demo model: an OpenAI-compatible server that stands in for a model provider."""

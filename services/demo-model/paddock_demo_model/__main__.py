@@ -1,0 +1,1 @@
+"""``python -m paddock_demo_model``."""
