@@ -33,6 +33,7 @@ def export_web(settings: Settings) -> None:
             "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(settings)),
             "MLFLOW_AUTH_ADMIN_USERNAME": settings.admin_user,
             "MLFLOW_AUTH_ADMIN_PASSWORD": settings.secret("admin_password"),
+            "MLFLOW_CRYPTO_KEK_PASSPHRASE": settings.secret("kek_passphrase"),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.secret("flask_secret_key"),
             "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_allowed_hosts(settings)),
@@ -62,8 +63,7 @@ def common(settings: Settings) -> dict[str, str]:
         "MLFLOW_GENAI_JUDGE_DEFAULT_MODEL": "gateway:/judge",
         "MLFLOW_GATEWAY_URI": settings.mlflow_url,
         "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "https,http",
-        "MLFLOW_MODEL_CATALOG_URI": prices.write_catalog(_private_folder("prices")),
-        "MLFLOW_CRYPTO_KEK_PASSPHRASE": settings.secret("kek_passphrase"),
+        "MLFLOW_MODEL_CATALOG_URI": prices.write_catalog(_private_folder(settings, "prices")),
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }
@@ -88,7 +88,7 @@ def _allowed_hosts(settings: Settings) -> list[str]:
 
 def _auth_config(settings: Settings) -> Path:
     """Write the ini file of MLflow's authentication, readable by this process's user alone."""
-    path = _private_folder("auth") / "auth.ini"
+    path = _private_folder(settings, "auth") / "auth.ini"
     # configparser reads % as an interpolation.
     database = settings.auth_database.replace("%", "%%")
     text = f"""[mlflow]
@@ -103,5 +103,6 @@ auth_cache_ttl_seconds = 60
     return path
 
 
-def _private_folder(name: str) -> Path:
-    return Path(tempfile.mkdtemp(prefix=f"paddock-{name}-"))
+def _private_folder(settings: Settings, name: str) -> Path:
+    """A new folder that only this user may enter."""
+    return Path(tempfile.mkdtemp(prefix=f"paddock-{name}-", dir=settings.runtime_dir))

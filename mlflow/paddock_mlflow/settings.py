@@ -29,6 +29,9 @@ class Settings(BaseSettings):
     allowed_hosts: str = ""
     """Further Host headers to accept, comma-separated; those of the stack itself and of loopback always pass."""
 
+    runtime_dir: Path | None = None
+    """Where generated configuration goes, with a database password in it; in memory where there is a tmpfs."""
+
     # Databases: either whole URLs or the parts of PostgreSQL
     database_url: SecretStr | None = None
     auth_database_url: SecretStr | None = None
