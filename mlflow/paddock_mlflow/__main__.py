@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 
 import click
 
@@ -12,6 +13,9 @@ from paddock_mlflow.errors import PaddockError
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def main() -> None:
     """Paddock's plugin for MLflow."""
+    # Upstream's own imports, which nobody who runs the stack can change.
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("alembic", "httpx", "botocore", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

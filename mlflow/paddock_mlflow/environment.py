@@ -64,6 +64,8 @@ def common(settings: Settings) -> dict[str, str]:
         "MLFLOW_GATEWAY_URI": settings.mlflow_url,
         "MLFLOW_GATEWAY_API_BASE_ALLOWED_SCHEMES": "https,http",
         "MLFLOW_MODEL_CATALOG_URI": prices.write_catalog(_private_folder(settings, "prices")),
+        # One after the other: a trace that is written before its spans makes the gateway's own tracing try an upload.
+        "MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "DO_NOT_TRACK": "true",
     }

@@ -21,17 +21,26 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 def migrate(settings: Settings) -> None:
     """Create or upgrade every table. Running it again changes nothing."""
     from mlflow.server.auth.db.utils import migrate as migrate_auth
-    from mlflow.store.db.utils import _upgrade_db, create_sqlalchemy_engine
+    from mlflow.store.db.utils import (
+        _initialize_tables,
+        _is_empty_database,
+        _upgrade_db,
+        create_sqlalchemy_engine_with_retry,
+    )
 
     for url in (settings.tracking_database, settings.auth_database):
         _make_sqlite_folder(url)
 
-    tracking = create_sqlalchemy_engine(settings.tracking_database)
-    _upgrade_db(tracking)
+    # What `mlflow db upgrade` does; its migrations start from tables that only the first call below makes.
+    tracking = create_sqlalchemy_engine_with_retry(settings.tracking_database)
+    if _is_empty_database(tracking):
+        _initialize_tables(tracking)
+    else:
+        _upgrade_db(tracking)
     tracking.dispose()
     _logger.info("MLflow's tables are up to date")
 
-    users = create_sqlalchemy_engine(settings.auth_database)
+    users = create_sqlalchemy_engine_with_retry(settings.auth_database)
     migrate_auth(users, "head")
     users.dispose()
     _logger.info("the users' tables are up to date")
