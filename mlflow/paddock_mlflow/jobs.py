@@ -47,6 +47,8 @@ def run(settings: Settings) -> None:
 
     store = _get_tracking_store()
     traces = TraceJudging(store, settings.tracking_database, settings.judge_user)
+    if recovered := traces.recover():
+        _logger.info("%d trace(s) were claimed by a judge that stopped; judging them now", recovered)
     sessions = SessionJudging(store)
     for name, tick, interval in (
         ("judge-traces", traces.tick, TRACE_INTERVAL_SECONDS),

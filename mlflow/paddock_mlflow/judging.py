@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
 from mlflow.entities.trace_state import TraceState
@@ -87,6 +87,16 @@ class TraceJudging:
         self._engine = engine(database_url)
         self._judge_user = judge_user
 
+    def recover(self) -> int:
+        """Let go of traces that a predecessor claimed and did not live to submit; for the start of the only judge.
+
+        Returns:
+            How many there were.
+        """
+        claimed = delete(judged_traces).where(judged_traces.c.job_id.is_(None), judged_traces.c.note == "")
+        with self._engine.begin() as connection:
+            return connection.execute(claimed).rowcount
+
     def tick(self) -> int:
         """Submit what has finished since the last call.
 
@@ -155,7 +165,11 @@ class TraceJudging:
             return
         online = {scorer.name: scorer for scorer in scorers}
         tasks = [
-            {"scorer": online[name].serialized_scorer, "version": online[name].scorer_version, "trace_ids": ids}
+            {
+                "scorer": online[name].serialized_scorer,
+                "version": online[name].scorer_version,
+                "trace_ids": ids,
+            }
             for name, ids in by_scorer.items()
         ]
         submitted = submit_job(
@@ -164,7 +178,9 @@ class TraceJudging:
             creator=self._judge_user,
         )
         self._note(trace_ids, submitted.job_id, "")
-        _logger.info("job %s judges %d trace(s) by %s", submitted.job_id, len(trace_ids), ", ".join(by_scorer))
+        _logger.info(
+            "job %s judges %d trace(s) by %s", submitted.job_id, len(trace_ids), ", ".join(by_scorer)
+        )
 
     def _matching(self, experiment_id: str, trace_ids: list[str], filter_string: str | None) -> list[str]:
         conditions = [EXCLUDE_EVAL_RUN_TRACES_FILTER, *([filter_string] if filter_string else [])]
