@@ -1,0 +1,310 @@
+"""The commands. Each one is short: what they do stands in the modules that they import when they run."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from paddock_cli import console
+from paddock_cli.exit_codes import ExitCode
+
+app = typer.Typer(
+    name="paddock",
+    help="OpenHands coding agents, traced, judged and fenced in. Start with: ./paddock demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")]
+Embedded = Annotated[bool, typer.Option("--embedded", help="Without Docker, as plain processes: no fence.")]
+Workspace = Annotated[
+    Path | None, typer.Option("--workspace", "-w", help="Folder that the agent works on.", show_default=False)
+]
+JudgeSeconds = Annotated[
+    float, typer.Option("--judge-timeout", min=0, help="Seconds to wait for verdicts; 0: don't wait.")
+]
+
+
+@app.command()
+def demo(
+    workspace: Workspace = None, embedded: Embedded = False, judge_timeout: JudgeSeconds = 120, as_json: AsJson = False
+) -> None:
+    """Bring everything up and run the first task, judged; without Docker it runs embedded and says so."""
+    from paddock_cli import demo as first_task
+    from paddock_cli import selection, task
+    from paddock_cli.settings import load, paths
+
+    where = paths()
+    settings = load(where)
+    order = first_task.order(where, workspace) if workspace is None else None
+    if workspace is not None:
+        from paddock_cli.preflight import workspace as checked
+
+        order = first_task.order(where, checked(workspace))
+    assert order is not None
+    stack = selection.to_start(where, settings, embedded=embedded, fall_back=True)
+    first = stack.up()
+    console.say(f"Task: {order.task}\nWorkspace: {order.workspace}", style="bold")
+    report = task.perform(stack, order, where, as_json=as_json, judge_seconds=judge_timeout)
+    _finish(report, as_json)
+    if not as_json:
+        connection = stack.connection()
+        shown = f"password {connection.password}" if first else "password by: ./paddock password"
+        console.say(f"Log in as {connection.user}, {shown}")
+    raise typer.Exit(report.result.exit_code)
+
+
+@app.command()
+def up(
+    embedded: Embedded = False,
+    no_build: Annotated[bool, typer.Option("--no-build", help="Take the images as they are.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Build what is missing, start the stack and wait until it serves."""
+    from paddock_cli import selection
+    from paddock_cli.settings import load, paths
+
+    where = paths()
+    stack = selection.to_start(where, load(where), embedded=embedded, fall_back=False)
+    first = stack.up(build=not no_build)
+    connection = stack.connection()
+    if as_json:
+        password = {"password": connection.password} if first else {}
+        console.document({"stack": stack.kind, "url": connection.url, "user": connection.user, **password})
+        return
+    console.out.print(f"{connection.url}  user {connection.user}", soft_wrap=True)
+    if first:
+        console.out.print(f"password {connection.password}  (once more: ./paddock password)", soft_wrap=True)
+    else:
+        console.out.print("password: ./paddock password")
+
+
+@app.command()
+def stop(as_json: AsJson = False) -> None:
+    """End running agents, then stop the services. Everything is kept."""
+    stack = _stack()
+    stack.stop()
+    if as_json:
+        console.document({"stack": stack.kind, "stopped": True})
+
+
+@app.command()
+def down(
+    volumes: Annotated[bool, typer.Option("--volumes", "-v", help="Remove the data too: traces, secrets, all.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """End running agents, then remove the stack; its data only with --volumes."""
+    from paddock_cli.errors import Declined
+
+    stack = _stack()
+    if volumes and not yes:
+        question = "Remove every trace, verdict, endpoint, artifact and password of this stack?"
+        try:
+            agreed = typer.confirm(question, err=True)
+        except typer.Abort:
+            agreed = False
+        if not agreed:
+            raise Declined("a confirmation", "none", "nothing was changed; add --yes to go without a question")
+    stack.down(volumes=volumes)
+    if as_json:
+        console.document({"stack": stack.kind, "removed": True, "volumes": volumes})
+
+
+@app.command()
+def status(as_json: AsJson = False) -> None:
+    """What runs and how it does. Exit code 29 where nothing runs."""
+    from paddock_cli import render
+
+    stack = _stack()
+    services = stack.status()
+    running = any(service.state == "running" for service in services)
+    url = stack.connection().url if running and all(s.health != "starting" for s in services) else ""
+    if as_json:
+        console.document(
+            {"stack": stack.kind, "running": running, "url": url, "services": [asdict(one) for one in services]}
+        )
+    elif services:
+        console.out.print(f"{stack.kind} stack{f' at {url}' if url else ''}", soft_wrap=True)
+        console.out.print(render.status_table(services))
+    else:
+        console.out.print("nothing runs; start with: ./paddock up")
+    raise typer.Exit(ExitCode.OK if running else ExitCode.NOT_RUNNING)
+
+
+@app.command()
+def logs(
+    services: Annotated[list[str] | None, typer.Argument(help="Services; all if none is named.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until Ctrl-C.")] = False,
+    tail: Annotated[int, typer.Option("--tail", "-n", min=0, help="Lines of each; 0: all.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """What the services say."""
+    import sys
+
+    stack = _stack()
+    lines = stack.logs(services or [], follow=follow and not as_json, tail=tail)
+    if as_json:
+        console.document({"stack": stack.kind, "lines": list(lines)})
+        return
+    for line in lines:
+        sys.stdout.write(line + "\n")
+
+
+@app.command()
+def run(
+    task: Annotated[str, typer.Argument(help="What the agent is to do.", show_default=False)] = "",
+    workspace: Workspace = None,
+    endpoint: Annotated[str | None, typer.Option(help="Gateway endpoint. [default: coder]")] = None,
+    max_iterations: Annotated[int | None, typer.Option(min=1, help="Steps at most.")] = None,
+    timeout: Annotated[int | None, typer.Option(min=1, help="Seconds at most.")] = None,
+    expect: Annotated[
+        list[str] | None, typer.Option(help="What the answer must say, for the judge Correctness. Repeatable.")
+    ] = None,
+    tools: Annotated[
+        str | None,
+        typer.Option(help="Of terminal,file_editor,task_tracker,glob,grep,browser. [default: the first three]"),
+    ] = None,
+    mcp: Annotated[Path | None, typer.Option(help="JSON file of MCP servers.")] = None,
+    resume: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Go on with a run that was cut off.")] = None,
+    user: Annotated[str | None, typer.Option(help="Name in the trace. [default: yours]")] = None,
+    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the trace. Repeatable.")] = None,
+    judge_timeout: JudgeSeconds = 120,
+    as_json: AsJson = False,
+) -> None:
+    """Run an agent on a folder (the current one by default); ends with the outcome's exit code."""
+    from paddock_cli import task as tasks
+    from paddock_cli.settings import load, paths
+
+    where = paths()
+    order = tasks.Order(
+        task=task,
+        workspace=workspace,
+        endpoint=endpoint,
+        max_iterations=max_iterations,
+        timeout=timeout,
+        expectations=expect or [],
+        tools=tools,
+        mcp=mcp,
+        resume=resume,
+        user=user,
+        tags=tag or [],
+    )
+    # Looked at before the stack is: a slip in the call should not first cost a start.
+    tasks.request_of(order, where)
+    from paddock_cli import selection
+
+    stack = selection.running(where, load(where))
+    report = tasks.perform(stack, order, where, as_json=as_json, judge_seconds=judge_timeout)
+    _finish(report, as_json)
+    raise typer.Exit(report.result.exit_code)
+
+
+@app.command()
+def traces(
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500, help="How many.")] = 20,
+    filter_string: Annotated[
+        str, typer.Option("--filter", help="MLflow's filter, like: attributes.status = 'ERROR'")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """The newest traces with state, tokens, cost and verdicts."""
+    from paddock_cli import render
+    from paddock_cli.mlflow_api import Mlflow
+    from paddock_cli.task import trace_json
+
+    server = Mlflow(_stack().connection())
+    experiment_id = server.experiment_id()
+    found = server.traces(experiment_id, limit, filter_string)
+    if as_json:
+        console.document(
+            {"traces": [trace_json(trace) | {"link": server.trace_link(experiment_id, trace.trace_id)} for trace in found]}
+        )
+        return
+    if found:
+        console.out.print(render.traces_table(found))
+    else:
+        console.out.print("no traces yet")
+    console.out.print(server.experiment_link(experiment_id), soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    ids: Annotated[list[str] | None, typer.Argument(help="Trace or run ids; the newest traces if none.")] = None,
+    judge: Annotated[list[str] | None, typer.Option("--judge", "-j", help="Judge by name. Repeatable. [default: all that can]")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="How many of the newest.")] = 5,
+    expect: Annotated[list[str] | None, typer.Option(help="What the answers must say. Repeatable.")] = None,
+    judge_timeout: JudgeSeconds = 120,
+    as_json: AsJson = False,
+) -> None:
+    """Let judges look at traces now, and show what they say. Exit code 0 also where they say no."""
+    from paddock_cli import evaluation
+    from paddock_cli.mlflow_api import Mlflow
+
+    server = Mlflow(_stack().connection())
+    evaluated = evaluation.evaluate(server, ids or [], judge or [], limit, expect or [], judge_timeout)
+    if as_json:
+        console.document(evaluation.as_json(evaluated))
+    else:
+        evaluation.show(server, evaluated)
+
+
+@app.command()
+def password(as_json: AsJson = False) -> None:
+    """The administrator's password."""
+    connection = _stack().connection()
+    if as_json:
+        console.document({"url": connection.url, "user": connection.user, "password": connection.password})
+    else:
+        console.out.print(connection.password, soft_wrap=True)
+
+
+@app.command()
+def env(as_json: AsJson = False) -> None:
+    """Exports for an agent or a client of your own on this machine: eval "$(./paddock env)"."""
+    import shlex
+
+    variables = _stack().client().variables()
+    if as_json:
+        console.document(variables)
+        return
+    for name, value in variables.items():
+        console.out.print(f"export {name}={shlex.quote(value)}", soft_wrap=True, markup=False)
+
+
+@app.command()
+def test(
+    require: Annotated[
+        list[str] | None, typer.Option(help="docker or browser: missing is then a failure. Repeatable.")
+    ] = None,
+    keyword: Annotated[str, typer.Option("-k", help="Only tests that match, as pytest's -k.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Run every test that this machine can run; tells what it can't, and why."""
+    from paddock_cli import testing
+    from paddock_cli.settings import paths
+
+    summary = testing.run(paths(), set(require or []), keyword, as_json=as_json)
+    if as_json:
+        console.document(summary.as_json())
+    raise typer.Exit(summary.exit_code)
+
+
+def _stack():  # noqa: ANN202 - the protocol is imported late
+    from paddock_cli import selection
+    from paddock_cli.settings import load, paths
+
+    where = paths()
+    return selection.running(where, load(where))
+
+
+def _finish(report, as_json: bool) -> None:  # noqa: ANN001
+    from paddock_cli import task
+
+    if as_json:
+        console.document(report.as_json())
+    else:
+        task.show(report)

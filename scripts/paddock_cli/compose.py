@@ -1,0 +1,455 @@
+"""The stack by Docker Compose: the product."""
+
+import json
+import os
+import re
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from paddock_cli import console, preflight, processes
+from paddock_cli.errors import BadSettings, BuildFailed, NotRunning, PortTaken, StartFailed
+from paddock_cli.settings import PROVIDER_CHOICES, PROVIDER_KEYS, Paths, Settings, read_env_file, write_private
+from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
+
+ADMIN = "admin"
+CORE_SERVICES = ("postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "demo-model")
+RUN_LABEL = "paddock.run_id"
+AGENT_GRACE_SECONDS = 45
+WAIT_SECONDS = 300
+NEEDED_BYTES = 8 * 1024**3
+MCP_TARGET = "/run/paddock-mcp.json"
+_OTHER_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
+_SECRETS = (*PROVIDER_KEYS, *_OTHER_SECRETS)
+_BUILD_STEP = re.compile(r"^#\d+ \[(?P<service>[\w-]+)(?: [\w.-]+)? +(?P<step>\d+/\d+)\] (?P<what>.*)")
+_SERVICE_STATES = re.compile(r"^(?:Container )?(?P<name>\S+)\s+(?P<state>Waiting|Healthy|Started|Exited|Error)")
+
+
+class ComposeStack:
+    """The Compose way; see the module's text."""
+
+    kind = "compose"
+
+    def __init__(self, where: Paths, settings: Settings) -> None:
+        self._where = where
+        self._settings = settings
+        self._docker = preflight.docker()
+        self._env_file = where.state / "compose.env"
+
+    def up(self, *, build: bool = True) -> bool:
+        """Build what is missing, start, and wait until every service is healthy."""
+        first = not self._volume_exists("vault")
+        running = {service.name for service in self.status() if service.state == "running"}
+        if "mlflow" not in running:
+            self._require_port()
+        # Looked up before anything is built: what is there then needs no space.
+        if build and self._missing_images():
+            preflight.require_space(self._engine_folder(), NEEDED_BYTES)
+        self._write_env_file()
+        if build:
+            self._base_image()
+            self._build()
+        with console.step("starting the stack") as step:
+            self._checked(
+                ["up", "--detach", "--wait", "--wait-timeout", str(WAIT_SECONDS), "--no-build", "--remove-orphans"],
+                step,
+                "every service to become healthy",
+            )
+        return first
+
+    def stop(self) -> None:
+        """End agents, then stop the services."""
+        self.end_agents()
+        with console.step("stopping the stack"):
+            self._quiet("stop")
+
+    def down(self, *, volumes: bool) -> None:
+        """End agents, then remove containers and networks; volumes where asked."""
+        self.end_agents()
+        with console.step("removing the stack"):
+            # The profiles' services too: their one-off containers and volumes belong to the stack.
+            self._quiet("--profile", "*", "down", "--remove-orphans", *(["--volumes"] if volumes else []))
+        (self._where.state / "provider.env").unlink(missing_ok=True)
+
+    def status(self) -> list[ServiceStatus]:
+        """The services of the stack, agents that run included."""
+        answer = self._run(["ps", "--all", "--format", "json"])
+        if answer.returncode:
+            return []
+        rows = _json_lines(answer.stdout)
+        memory = self._memory([row["ID"] for row in rows if row.get("State") == "running"])
+        return [
+            ServiceStatus(
+                name=row["Service"],
+                state=row.get("State", ""),
+                health=row.get("Health", "") or (f"exit code {row['ExitCode']}" if row.get("State") == "exited" else ""),
+                memory=memory.get(row["Name"], 0),
+            )
+            for row in sorted(rows, key=lambda row: row["Service"])
+        ]
+
+    def logs(self, services: list[str], *, follow: bool, tail: int) -> Iterator[str]:
+        """Lines of the services' logs."""
+        command = ["logs", "--no-color", "--tail", str(tail) if tail else "all", *(["--follow"] if follow else [])]
+        process = subprocess.Popen(
+            self._command([*command, *services]),
+            env=self._variables(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                yield line.rstrip("\n")
+        finally:
+            process.terminate()
+            process.wait()
+
+    def connection(self) -> Connection:
+        """MLflow's published address and its administrator."""
+        return Connection(self._url(), ADMIN, self._file_of("mlflow", "/run/secrets/admin_password"))
+
+    def client(self) -> Client:
+        """MLflow's published address and the agents' key."""
+        url = self._url()
+        key = self._file_of("gate", "/run/secrets/agent_key")
+        from paddock_cli.mlflow_api import Mlflow
+
+        return Client(url, key, Mlflow(self.connection()).experiment_id())
+
+    def start_agent(self, request: Request) -> AgentProcess:
+        """Start the runner in a container of its own; files that it writes belong to the caller."""
+        self._url()
+        uid, gid = self._owner(request.workspace)
+        if uid != os.getuid():
+            self._give(request.state, uid, gid)
+        service = "agent-browser" if "browser" in request.tools.split(",") else "agent"
+        name = f"{self._project()}-run-{request.run_id[:13]}"
+        command = ["--profile", "agent", "run", "--rm", "--no-TTY", "--no-deps", "--name", name]
+        command += ["--label", f"{RUN_LABEL}={request.run_id}", "--user", f"{uid}:{gid}"]
+        command += ["--volume", f"{request.workspace}:/workspace", "--volume", f"{request.state}:/state"]
+        if request.mcp is not None:
+            command += ["--volume", f"{request.mcp}:{MCP_TARGET}:ro"]
+        process = subprocess.Popen(
+            self._command([*command, service, *request.arguments("/workspace", "/state", MCP_TARGET)]),
+            env=self._variables() | {"AGENT_UID": str(uid), "AGENT_GID": str(gid)},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            # Ctrl-C reaches the command line alone, which passes it on once.
+            start_new_session=True,
+        )
+        return _ContainerProcess(process, self._docker, name)
+
+    def end_agents(self) -> int:
+        """`docker stop` each run container: Compose's own stop and down leave them alone or kill them late.
+
+        The runner ends its conversation on SIGTERM and closes its trace as ERROR.
+        """
+        found = subprocess.run(
+            [self._docker, "ps", "--quiet"]
+            + ["--filter", f"label=com.docker.compose.project={self._project()}"]
+            + ["--filter", "label=com.docker.compose.oneoff=True"],
+            capture_output=True,
+            text=True,
+            check=False,
+        ).stdout.split()
+        if found:
+            with console.step(f"ending {len(found)} running agent(s)"):
+                subprocess.run(
+                    [self._docker, "stop", "--time", str(AGENT_GRACE_SECONDS), *found], capture_output=True, check=False
+                )
+        return len(found)
+
+    # Building
+
+    def _base_image(self) -> None:
+        """The base image: there already, or from its registry, or made from this machine's package mirror."""
+        image = self._settings.base_image
+        if self._image_exists(image):
+            return
+        with console.step(f"fetching the base image {image}") as step:
+            pulled = subprocess.run(
+                [self._docker, "pull", "--quiet", image], capture_output=True, text=True, check=False, timeout=600
+            )
+            step.result = "pulled" if pulled.returncode == 0 else "no registry answers"
+        if pulled.returncode == 0:
+            return
+        with console.step(f"making the base image {image} from this machine's package mirror (2 to 3 min)"):
+            made = subprocess.run(
+                [str(self._where.root / "scripts" / "make-base-image"), image], capture_output=True, text=True, check=False
+            )
+        if made.returncode or not self._image_exists(image):
+            told = (made.stderr or made.stdout).strip()[-1000:]
+            raise BuildFailed(
+                f"the base image {image}, from a registry or made here",
+                f"{pulled.stderr.strip()[-300:]}; scripts/make-base-image: {told}",
+                f"pull or load {image} yourself, or set BASE_IMAGE in .env",
+            )
+
+    def _build(self) -> None:
+        log = self._where.logs / "build.log"
+        with console.step("building images" if self._missing_images() else "checking images") as step:
+            process = subprocess.Popen(
+                self._command(["--profile", "agent", "--progress", "plain", "build"]),
+                env=self._variables(),
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="replace",
+            )
+            assert process.stdout is not None
+            last: dict[str, str] = {}
+            with open(log, "w") as file:
+                for line in process.stdout:
+                    file.write(line)
+                    if match := _BUILD_STEP.match(line):
+                        last[match["service"]] = match["step"]
+                        text = f"{match['service']} {match['step']}: {match['what'][:60]}"
+                        step.show(text)
+                        if not console.err.is_terminal:
+                            console.say(f"  {text}")
+            code = process.wait()
+        if code:
+            lines = log.read_text(errors="replace").splitlines()
+            raise BuildFailed(
+                "every image to build",
+                f"exit code {code}:\n" + "\n".join(lines[-15:]) + "\n",
+                f"the whole output: {log}; behind a proxy or mirror set CA_BUNDLE, UV_DEFAULT_INDEX, GOPROXY",
+            )
+
+    def _missing_images(self) -> list[str]:
+        answer = self._run(["--profile", "agent", "config", "--images"])
+        return [image for image in answer.stdout.split() if not self._image_exists(image)]
+
+    def _image_exists(self, image: str) -> bool:
+        return (
+            subprocess.run([self._docker, "image", "inspect", image], capture_output=True, check=False).returncode == 0
+        )
+
+    # What Compose is told
+
+    def _write_env_file(self) -> None:
+        """The one file that Compose and the stack read: the user's settings, and what was found on this machine."""
+        values = read_env_file(self._where.env_file)
+        values |= {name: value for name in _OTHER_SECRETS if (value := os.environ.get(name))}
+        values |= self._settings.keys | self._settings.provider
+        mtu = self._settings.mtu
+        if mtu is None and (found := preflight.uplink_mtu()) is not None and found < 1500:
+            mtu = found
+        values |= {
+            name: str(value)
+            for name, value in {
+                "NETWORK_MTU": mtu,
+                "CA_BUNDLE": self._settings.ca_bundle,
+                "BASE_IMAGE": self._settings.base_image,
+                "UV_DEFAULT_INDEX": self._settings.python_index,
+                "GOPROXY": self._settings.go_proxy,
+            }.items()
+            if value
+        }
+        lines = []
+        for name, value in sorted(values.items()):
+            if "'" in value or "\n" in value:
+                raise BadSettings(f"{name} without quotes and line ends", "one of them", f"mend {name}")
+            lines.append(f"{name}='{value}'\n")
+        write_private(self._env_file, "".join(lines))
+
+    def _variables(self) -> dict[str, str]:
+        """Compose's own environment: the caller's, without a secret in it."""
+        kept = {name: value for name, value in os.environ.items() if name not in (*_SECRETS, *PROVIDER_CHOICES)}
+        kept["PADDOCK_ENV_FILE"] = str(self._env_file)
+        kept["COMPOSE_PROGRESS"] = kept.get("COMPOSE_PROGRESS", "plain")
+        return kept
+
+    def _command(self, arguments: list[str]) -> list[str]:
+        if not self._env_file.exists():
+            # Started by a bare `docker compose up`, or not yet.
+            self._where.make()
+            self._write_env_file()
+        root = self._where.root
+        return [
+            *[self._docker, "compose", "--project-directory", str(root), "--file", str(root / "docker-compose.yml")],
+            *["--env-file", str(self._env_file), *arguments],
+        ]
+
+    def _run(self, arguments: list[str], timeout: float = 60) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(
+            self._command(arguments),
+            env=self._variables(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+
+    def _quiet(self, *arguments: str) -> None:
+        answer = self._run([*arguments], timeout=300)
+        if answer.returncode:
+            raise StartFailed(
+                f"`docker compose {' '.join(arguments)}` to succeed",
+                f"exit code {answer.returncode}: {answer.stderr.strip()[-800:]}",
+                "mend what it names and try again",
+            )
+
+    def _checked(self, arguments: list[str], step: console.Step, expected: str) -> None:
+        process = subprocess.Popen(
+            self._command(arguments),
+            env=self._variables(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        assert process.stderr is not None
+        told: list[str] = []
+        for line in process.stderr:
+            told.append(line.rstrip())
+            if match := _SERVICE_STATES.match(line.strip()):
+                step.show(f"{match['name']} {match['state'].lower()}")
+        if process.wait() == 0:
+            return
+        if any("port is already allocated" in line or "address already in use" in line for line in told):
+            raise self._port_taken()
+        bad = [s for s in self.status() if s.health == "unhealthy" or (s.state == "exited" and s.health != "exit code 0")]
+        logs = [f"--- {service.name}\n{self._run(['logs', '--no-color', '--no-log-prefix', '--tail', '12', service.name]).stdout.strip()}" for service in bad]
+        raise StartFailed(
+            expected,
+            "\n".join([*told[-6:], *logs]) + "\n",
+            f"./paddock logs {' '.join(s.name for s in bad) or 'SERVICE'} tells more",
+        )
+
+    # What the stack tells
+
+    def _require_port(self) -> None:
+        port = self._settings.port
+        if port and not processes.port_is_free(port):
+            raise self._port_taken()
+
+    def _port_taken(self) -> PortTaken:
+        return PortTaken(
+            f"port {self._settings.port} of 127.0.0.1 to be free",
+            "that another process listens on it",
+            "end that process, or choose another port: MLFLOW_PORT=5001 ./paddock up (or in .env)",
+        )
+
+    def _url(self) -> str:
+        answer = self._run(["port", "mlflow", "5000"])
+        address = answer.stdout.strip()
+        if answer.returncode or not address or address.endswith(":0"):
+            raise NotRunning("a running stack", "that MLflow does not run", "start it: ./paddock up")
+        return f"http://{address}"
+
+    def _file_of(self, service: str, path: str) -> str:
+        answer = self._run(["exec", "--no-TTY", service, "cat", path])
+        if answer.returncode or not answer.stdout.strip():
+            raise NotRunning(
+                "a running stack",
+                f"that {service} does not answer ({answer.stderr.strip()[-200:] or 'no output'})",
+                "start it: ./paddock up",
+            )
+        return answer.stdout.strip()
+
+    def _project(self) -> str:
+        answer = self._run(["config", "--format", "json"])
+        try:
+            return str(json.loads(answer.stdout)["name"])
+        except (ValueError, KeyError):
+            raise BadSettings(
+                "settings that Compose accepts", answer.stderr.strip()[-500:], "mend .env; .env.example explains each"
+            ) from None
+
+    def _volume_exists(self, name: str) -> bool:
+        return (
+            subprocess.run(
+                [self._docker, "volume", "inspect", f"{self._project()}_{name}"], capture_output=True, check=False
+            ).returncode
+            == 0
+        )
+
+    def _engine_folder(self) -> Path:
+        """Where the engine keeps images; where that is another machine's or another root's, this checkout's disk."""
+        answer = subprocess.run(
+            [self._docker, "info", "--format", "{{.DockerRootDir}}"], capture_output=True, text=True, check=False
+        )
+        folder = Path(answer.stdout.strip() or "/")
+        try:
+            return folder if folder.exists() else self._where.root
+        except PermissionError:
+            return folder.parent
+
+    def _memory(self, containers: list[str]) -> dict[str, int]:
+        if not containers:
+            return {}
+        answer = subprocess.run(
+            [self._docker, "stats", "--no-stream", "--format", "{{.Name}}\t{{.MemUsage}}", *containers],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return {
+            name: _bytes(usage.partition("/")[0])
+            for name, _, usage in (line.partition("\t") for line in answer.stdout.splitlines())
+        }
+
+    def _owner(self, workspace: Path) -> tuple[int, int]:
+        """Whom the agent's files belong to: the caller, or for root the owner of the workspace."""
+        uid, gid = os.getuid(), os.getgid()
+        if uid == 0:
+            status = workspace.stat()
+            uid, gid = status.st_uid, status.st_gid
+            if uid == 0:
+                console.warn(f"{workspace} belongs to root, so the agent runs as root inside its container")
+        return uid, gid
+
+    def _give(self, folder: Path, uid: int, gid: int) -> None:
+        os.chown(folder, uid, gid)
+        for path in folder.rglob("*"):
+            os.chown(path, uid, gid, follow_symlinks=False)
+
+
+class _ContainerProcess(AgentProcess):
+    """An agent in a container: signals go to the container, since `docker compose run` does not pass them all on."""
+
+    def __init__(self, process: "subprocess.Popen[str]", docker: str, name: str) -> None:
+        super().__init__(process)
+        self._docker = docker
+        self._name = name
+
+    def send(self, number: "int") -> None:  # type: ignore[override]
+        # From a thread: a signal's handler must return, and the engine may take its time.
+        threading.Thread(target=self._send, args=(int(number),), daemon=True).start()
+
+    def _send(self, number: int) -> None:
+        for _ in range(40):
+            answer = subprocess.run(
+                [self._docker, "kill", "--signal", str(number), self._name], capture_output=True, check=False
+            )
+            # Before the container is there the signal would be lost.
+            if answer.returncode == 0 or self._process.poll() is not None:
+                return
+            time.sleep(0.25)
+
+
+def _json_lines(text: str) -> list[dict[str, str]]:
+    """`docker compose ps --format json`: one object a line, or one array in releases before 2.21."""
+    stripped = text.strip()
+    if stripped.startswith("["):
+        return list(json.loads(stripped))
+    return [json.loads(line) for line in stripped.splitlines() if line.startswith("{")]
+
+
+def _bytes(text: str) -> int:
+    """`123.4MiB` in bytes."""
+    match = re.fullmatch(r"([\d.]+)([KMGT]?i?)B", text.strip())
+    if not match:
+        return 0
+    factor = {"": 1, "K": 1000, "k": 1000, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
+    return int(float(match[1]) * factor.get(match[2], 1))

@@ -1,0 +1,27 @@
+"""`./paddock demo`: the first task on a sample project."""
+
+import shutil
+import time
+from pathlib import Path
+
+from paddock_cli.settings import Paths
+from paddock_cli.task import Order
+
+TASK = "Write 3 facts about the current project into FACTS.txt."
+EXPECTATION = "Three facts about the project were written into FACTS.txt."
+SAMPLE = Path(__file__).with_name("sample_project")
+
+
+def order(where: Paths, workspace: Path | None) -> Order:
+    """The first task, on the given folder or on a fresh copy of the sample project."""
+    return Order(task=TASK, workspace=workspace or _copy(where), expectations=[EXPECTATION])
+
+
+def _copy(where: Paths) -> Path:
+    target = where.state / "demo" / time.strftime("%Y%m%d-%H%M%S")
+    number = 1
+    while target.exists():
+        number += 1
+        target = target.with_name(f"{target.name.partition('_')[0]}_{number}")
+    shutil.copytree(SAMPLE, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return target

@@ -1,0 +1,357 @@
+"""The stack as plain processes on loopback: for a first look and for tests, where no Docker engine answers.
+
+MLflow on SQLite with the same plugin, the demo model and the agent runner, each from its own lock. There is no fence:
+the agent is a process of the calling user and reaches whatever that user reaches.
+"""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from paddock_cli import console, processes, settings as settings_module
+from paddock_cli.environments import Environments
+from paddock_cli.errors import NotRunning, PortTaken, StartFailed
+from paddock_cli.preflight import require_space
+from paddock_cli.settings import PROVIDER_KEYS, Paths, Settings, write_private
+from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
+
+ADMIN = "admin"
+SERVICES = ("demo-model", "mlflow", "mlflow-jobs")
+GENERATED = ("admin_password", "agent_key", "internal_token", "kek_passphrase", "flask_secret_key", "demo_api_key")
+HEALTH_TIMEOUT_SECONDS = 120
+AGENT_GRACE_SECONDS = 45
+NEEDED_BYTES = 3 * 1024**3
+NO_FENCE = (
+    "Running EMBEDDED, without Docker: the agent is a plain process of yours and is NOT fenced in. It can read your"
+    " files and reach your network. For a first look and for tests; use Docker for real work."
+)
+# What a process needs of the caller's environment; everything else, keys above all, stays behind.
+_PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TERM", "SHELL")
+_PASSED_FOR_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+_PASSED_FOR_PROXY = ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy")
+
+
+class EmbeddedStack:
+    """The embedded way; see the module's text."""
+
+    kind = "embedded"
+
+    def __init__(self, where: Paths, settings: Settings) -> None:
+        self._where = where
+        self._settings = settings
+        self._folder = where.state / "embedded"
+        self._secrets = self._folder / "secrets"
+        self._daemons = processes.Daemons(self._folder)
+        self._environments = Environments(where.cache)
+
+    def up(self, *, build: bool = True) -> bool:
+        """Start what does not run yet and wait until it serves."""
+        console.warn(NO_FENCE)
+        first = not (self._folder / "mlflow.db").exists()
+        if self._is_current():
+            console.say("the embedded stack already runs")
+            return first
+        require_space(self._where.cache, NEEDED_BYTES)
+        self._stop_services()
+        port = self._choose_port()
+        mlflow = self._environments.python("mlflow", self._where.root / "mlflow" / "requirements.txt")
+        model = self._environments.python(
+            "demo-model", self._where.root / "services" / "demo-model" / "requirements.txt"
+        )
+        self._agent_python()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        self._write_secrets()
+        demo_port = processes.free_port()
+        state = {"port": port, "demo_port": demo_port, "fingerprint": self._fingerprint()}
+        write_private(self._folder / "state.json", json.dumps(state | {"ready": False}))
+        variables = self._mlflow_variables(port, demo_port)
+        with console.step("starting MLflow and the demo model") as step:
+            self._daemons.start("demo-model", [str(model), "-m", "paddock_demo_model"], self._model_variables(demo_port))
+            step.show("database")
+            self._one_shot("migrate", mlflow, variables)
+            self._daemons.start("mlflow", [str(mlflow), "-m", "paddock_mlflow", "serve"], variables)
+            self._daemons.start("mlflow-jobs", [str(mlflow), "-m", "paddock_mlflow", "jobs"], variables)
+            step.show("server")
+            self._wait_healthy("demo-model", f"http://127.0.0.1:{demo_port}/healthz")
+            self._wait_healthy("mlflow", f"http://127.0.0.1:{port}/health")
+            step.show("experiment, endpoints, judges")
+            self._one_shot("setup", mlflow, variables)
+            self._wait_jobs()
+        write_private(self._folder / "state.json", json.dumps(state | {"ready": True}))
+        return first
+
+    def stop(self) -> None:
+        """End agents, then the services."""
+        self.end_agents()
+        self._stop_services()
+
+    def down(self, *, volumes: bool) -> None:
+        """As `stop`; with `volumes`, traces, settings and secrets are removed too."""
+        self.stop()
+        (self._folder / "state.json").unlink(missing_ok=True)
+        if volumes:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def status(self) -> list[ServiceStatus]:
+        """The three processes."""
+        if not self._folder.exists():
+            return []
+        return [
+            ServiceStatus(
+                name=name,
+                state="running" if (alive := self._daemons.alive(name)) else "exited",
+                health=("healthy" if self._state().get("ready") else "starting") if alive else "",
+                memory=self._daemons.memory(name),
+            )
+            for name in SERVICES
+        ]
+
+    def logs(self, services: list[str], *, follow: bool, tail: int) -> Iterator[str]:
+        """Lines of the logs, each with its process's name."""
+        positions: dict[str, int] = {}
+        names = services or [*SERVICES, "setup", "migrate"]
+        for name in names:
+            path = self._daemons.log(name)
+            if path.exists():
+                text = path.read_text(errors="replace")
+                positions[name] = len(text.encode())
+                for line in text.splitlines()[-tail:] if tail else text.splitlines():
+                    yield f"{name:<12} | {line}"
+        while follow:
+            time.sleep(0.5)
+            for name in names:
+                path = self._daemons.log(name)
+                if not path.exists():
+                    continue
+                with open(path, "rb") as file:
+                    # A restart begins the log anew.
+                    file.seek(min(positions.get(name, 0), path.stat().st_size))
+                    for raw in file:
+                        yield f"{name:<12} | {raw.decode(errors='replace').rstrip()}"
+                    positions[name] = file.tell()
+
+    def connection(self) -> Connection:
+        """MLflow's address and its administrator."""
+        self._require_running()
+        return Connection(self._url(), ADMIN, self._secret("admin_password"))
+
+    def client(self) -> Client:
+        """MLflow's address and the agents' key."""
+        self._require_running()
+        experiment = (self._folder / "handover" / "experiment_id").read_text().strip()
+        return Client(self._url(), self._secret("agent_key"), experiment)
+
+    def start_agent(self, request: Request) -> AgentProcess:
+        """Start the runner as a process of this user."""
+        variables = _passed(_PASSED, _PASSED_FOR_TLS) | self.client().variables()
+        del variables["MLFLOW_TRACKING_URI"]
+        # Loopback must not go by a proxy that the caller has set for everything.
+        variables |= {"PYTHONPATH": str(self._where.root / "agent"), "NO_PROXY": "127.0.0.1,localhost"}
+        python = self._agent_python()
+        mcp = str(request.mcp or "")
+        arguments = request.arguments(str(request.workspace), str(request.state), mcp)
+        process = subprocess.Popen(
+            # -P keeps the workspace, which is the current folder, off Python's path.
+            [str(python), "-P", "-m", "paddock_agent", *arguments],
+            env=variables,
+            cwd=request.workspace,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            # Ctrl-C reaches the command line alone, which passes it on once.
+            start_new_session=True,
+        )
+        processes.note(request.state / "agent.pid", process.pid)
+        return AgentProcess(process)
+
+    def end_agents(self) -> int:
+        """SIGTERM to each; the runner closes its trace as ERROR before it ends."""
+        running = [
+            known
+            for path in self._where.runs.glob("*/agent.pid")
+            if (known := processes.noted(path)) is not None and known.process() is not None
+        ]
+        if running:
+            with console.step(f"ending {len(running)} running agent(s)"):
+                for known in running:
+                    processes.end(known, AGENT_GRACE_SECONDS)
+        return len(running)
+
+    # Starting
+
+    def _agent_python(self) -> Path:
+        return self._environments.python("agent", self._where.root / "agent" / "requirements.txt")
+
+    def _is_current(self) -> bool:
+        state = self._state()
+        return bool(
+            state.get("ready")
+            and state.get("fingerprint") == self._fingerprint()
+            and all(self._daemons.alive(name) for name in SERVICES)
+            and _answers(f"{self._url()}/health")
+        )
+
+    def _fingerprint(self) -> str:
+        """Changes with anything that the running processes were started from."""
+        parts = [json.dumps([self._settings.provider, self._settings.keys, self._settings.port], sort_keys=True)]
+        for folder in ("mlflow", "services/demo-model"):
+            for path in sorted((self._where.root / folder).rglob("*")):
+                if path.suffix in (".py", ".txt", ".json", ".yaml"):
+                    parts.append(f"{path}:{path.stat().st_mtime_ns}")
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+    def _choose_port(self) -> int:
+        port = self._settings.port
+        if port == 0:
+            kept = int(str(self._state().get("port", 0)))
+            return kept if kept and processes.port_is_free(kept) else processes.free_port()
+        if not processes.port_is_free(port):
+            raise PortTaken(
+                f"port {port} of 127.0.0.1 to be free",
+                "that another process listens on it",
+                "end that process, or choose another port: MLFLOW_PORT=5001 ./paddock ... (or in .env)",
+            )
+        return port
+
+    def _write_secrets(self) -> None:
+        """Random values at the first start, kept ever after; provider keys as they are set now."""
+        self._secrets.mkdir(mode=0o700, exist_ok=True)
+        for name in GENERATED:
+            if not (self._secrets / name).exists():
+                write_private(self._secrets / name, secrets.token_urlsafe(32))
+        for variable in PROVIDER_KEYS:
+            path = self._secrets / variable.lower()
+            if value := self._settings.keys.get(variable):
+                write_private(path, value)
+            else:
+                path.unlink(missing_ok=True)
+
+    def _mlflow_variables(self, port: int, demo_port: int) -> dict[str, str]:
+        temporary = self._folder / "tmp"
+        temporary.mkdir(mode=0o700, exist_ok=True)
+        return _passed(_PASSED, _PASSED_FOR_TLS, _PASSED_FOR_PROXY) | {
+            "NO_PROXY": "127.0.0.1,localhost",
+            "no_proxy": "127.0.0.1,localhost",
+            "TMPDIR": str(temporary),
+            "PYTHONPATH": str(self._where.root / "mlflow"),
+            "PYTHONUNBUFFERED": "1",
+            "SECRETS_DIR": str(self._secrets),
+            "DATABASE_URL": f"sqlite:///{self._folder}/mlflow.db",
+            "AUTH_DATABASE_URL": f"sqlite:///{self._folder}/auth.db",
+            "ARTIFACTS_DESTINATION": str(self._folder / "artifacts"),
+            "LISTEN_HOST": "127.0.0.1",
+            "LISTEN_PORT": str(port),
+            "MLFLOW_URL": f"http://127.0.0.1:{port}",
+            "DEMO_MODEL_URL": f"http://127.0.0.1:{demo_port}/v1",
+            "HANDOVER_DIR": str(self._folder / "handover"),
+            "HEARTBEAT_FILE": str(self._folder / "jobs-heartbeat"),
+            **self._settings.provider,
+        }
+
+    def _model_variables(self, port: int) -> dict[str, str]:
+        variables = _passed(_PASSED) | {
+            "PYTHONPATH": str(self._where.root / "services" / "demo-model"),
+            "PYTHONUNBUFFERED": "1",
+            "DEMO_LISTEN_HOST": "127.0.0.1",
+            "DEMO_LISTEN_PORT": str(port),
+            "DEMO_API_KEY_FILE": str(self._secrets / "demo_api_key"),
+        }
+        # Scripted answers for tests.
+        return variables | _passed(("DEMO_SCENARIOS", "DEMO_RECORD"))
+
+    def _one_shot(self, name: str, python: Path, variables: dict[str, str]) -> None:
+        log = self._daemons.log(name)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with open(log, "wb") as file:
+            code = subprocess.run(
+                [str(python), "-m", "paddock_mlflow", name],
+                env=variables,
+                cwd=self._folder,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                check=False,
+            ).returncode
+        if code:
+            self._stop_services()
+            raise StartFailed(
+                f"`paddock_mlflow {name}` to succeed", f"exit code {code}:\n{self._daemons.tail(name)}\n", f"the whole log: {log}"
+            )
+
+    def _wait_healthy(self, name: str, url: str) -> None:
+        gone = False
+
+        def settled() -> bool:
+            nonlocal gone
+            gone = not self._daemons.alive(name)
+            return gone or _answers(url)
+
+        in_time = processes.wait_until(settled, HEALTH_TIMEOUT_SECONDS, 0.2)
+        if gone or not in_time:
+            told = self._daemons.tail(name)
+            self._stop_services()
+            raise StartFailed(
+                f"{name} to answer at {url}",
+                f"{'that it ended' if gone else f'no answer in {HEALTH_TIMEOUT_SECONDS} s'}:\n{told}\n",
+                f"the whole log: {self._daemons.log(name)}",
+            )
+
+    def _wait_jobs(self) -> None:
+        heartbeat = self._folder / "jobs-heartbeat"
+        if not processes.wait_until(lambda: heartbeat.exists() or not self._daemons.alive("mlflow-jobs"), 60):
+            console.warn("the judges' process is slow to start; verdicts will be late")
+        if not self._daemons.alive("mlflow-jobs"):
+            told = self._daemons.tail("mlflow-jobs")
+            self._stop_services()
+            raise StartFailed(
+                "the judges' process to run", f"that it ended:\n{told}\n", f"the whole log: {self._daemons.log('mlflow-jobs')}"
+            )
+
+    def _stop_services(self) -> None:
+        running = [name for name in reversed(SERVICES) if self._daemons.alive(name)]
+        if running:
+            with console.step("stopping the embedded stack"):
+                for name in running:
+                    self._daemons.stop(name)
+        (self._folder / "jobs-heartbeat").unlink(missing_ok=True)
+
+    # Knowing
+
+    def _state(self) -> dict[str, object]:
+        try:
+            return json.loads((self._folder / "state.json").read_text())
+        except (OSError, ValueError):
+            return {}
+
+    def _url(self) -> str:
+        return f"http://127.0.0.1:{self._state().get('port', settings_module.DEFAULT_PORT)}"
+
+    def _secret(self, name: str) -> str:
+        return (self._secrets / name).read_text()
+
+    def _require_running(self) -> None:
+        if not (self._state().get("ready") and self._daemons.alive("mlflow")):
+            raise NotRunning("a running stack", "none", "start it: ./paddock up --embedded")
+
+
+def _passed(*groups: tuple[str, ...]) -> dict[str, str]:
+    return {name: os.environ[name] for group in groups for name in group if name in os.environ}
+
+
+def _answers(url: str) -> bool:
+    from urllib.error import URLError
+    from urllib.request import ProxyHandler, build_opener
+
+    try:
+        with build_opener(ProxyHandler({})).open(url, timeout=2) as answer:
+            return bool(answer.status == 200)
+    except (URLError, OSError):
+        return False

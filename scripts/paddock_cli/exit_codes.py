@@ -1,0 +1,61 @@
+"""Every exit code of `./paddock`.
+
+0 to 19 and 124 and above come from the agent runner, whose table this repeats: `./paddock run` and `demo` end with the
+code of the run's outcome. 20 to 49 are the command line's own.
+"""
+
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What a caller can tell from the exit status alone."""
+
+    # Outcomes of a run (agent runner)
+    OK = 0
+    RUN_ERROR = 1
+    USAGE = 2
+    MAX_ITERATIONS = 3
+    BUDGET = 4
+    STUCK = 5
+    WAITING = 6
+    AUTHENTICATION = 7
+    PROVIDER_UNAVAILABLE = 8
+    UNKNOWN_ENDPOINT = 9
+    NOT_SET_UP = 78
+    TIMEOUT = 124
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+    # The command line's own
+    ENVIRONMENT = 20
+    """A Python environment could not be made (no Python, no pip, no package index)."""
+    NO_ENGINE = 21
+    """No Docker engine answers."""
+    NO_COMPOSE = 22
+    """The engine has no Compose plugin, or an older one than 2.20."""
+    NO_SPACE = 23
+    """Too little free disk space."""
+    PORT_TAKEN = 24
+    """Another process listens on MLFLOW_PORT."""
+    BAD_SETTINGS = 25
+    """A value of .env or of the environment can't be used."""
+    BAD_WORKSPACE = 26
+    """The workspace is missing, no folder, or can't be read or written."""
+    BUILD_FAILED = 27
+    """An image, or the base image, could not be built."""
+    START_FAILED = 28
+    """A service did not become healthy."""
+    NOT_RUNNING = 29
+    """The command needs a running stack."""
+    SERVER = 30
+    """MLflow refused a request or did not answer."""
+    NO_RUNNER = 31
+    """The agent ended without telling its result."""
+    NOT_FOUND = 32
+    """No such run, trace or judge."""
+    TESTS_FAILED = 33
+    """A test failed, or a required part is missing."""
+    DECLINED = 34
+    """The user did not confirm."""
+    UNEXPECTED = 40
+    """A defect of the command line; the message names the log."""

@@ -1,0 +1,152 @@
+"""How a run, its verdicts and the stack look to a person."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from paddock_cli import console
+from paddock_cli.mlflow_api import Trace, Verdict
+from paddock_cli.runs import Result, Started, Watcher
+from paddock_cli.stack import ServiceStatus
+
+_COLOURS = {"yes": "green", "true": "green", "no": "red", "false": "red"}
+_SUMMARY_LENGTH = 200
+
+
+class LiveRun(Watcher):
+    """A line for each thing that the agent does, on standard error where standard output is for JSON."""
+
+    def __init__(self, to_stderr: bool) -> None:
+        self._console = console.err if to_stderr else console.out
+
+    def started(self, line: Started) -> None:
+        """Who runs."""
+        verb = "resumed" if line.resumed else "started"
+        self._console.print(
+            Text.assemble(
+                (f"run {line.run_id} {verb}", "bold"),
+                f"  endpoint {line.endpoint}  model {line.model}  tools {', '.join(line.tools)}",
+            )
+        )
+
+    def event(self, line: dict[str, Any]) -> None:
+        """What happened, in one line."""
+        summary = " ".join(str(line.get("summary") or "").split())
+        if len(summary) > _SUMMARY_LENGTH:
+            summary = summary[: _SUMMARY_LENGTH - 1] + "…"
+        kind = str(line.get("kind", "")).removesuffix("Event")
+        source = str(line.get("source", ""))
+        style = {"agent": "cyan", "environment": "dim", "user": "magenta"}.get(source, "")
+        self._console.print(Text.assemble((f"  {kind:<14} ", style), summary), soft_wrap=True)
+
+
+def run_table(result: Result, trace: Trace | None, verdicts: dict[str, Verdict], links: dict[str, str]) -> None:
+    """The run's figures, its verdicts, and where to look further."""
+    figures = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    figures.add_column(style="bold")
+    figures.add_column(overflow="fold")
+    outcome_style = "green" if result.finished else "red"
+    figures.add_row("outcome", Text.assemble((result.outcome, outcome_style), f"  {result.message}".rstrip()))
+    figures.add_row("steps", str(result.steps))
+    figures.add_row("tools", ", ".join(f"{name} × {count}" for name, count in result.tools.items()) or "none")
+    figures.add_row("tokens", _tokens(result))
+    figures.add_row("cost", money(result.cost_usd) + _trace_cost(result, trace))
+    figures.add_row("time", f"{result.seconds:.1f} s")
+    figures.add_row("model", f"{result.model}{'  (demo: deterministic, no account)' if _is_demo(result) else ''}")
+    if trace is not None:
+        figures.add_row("trace", f"{trace.trace_id}  {trace.state}")
+    console.out.print()
+    console.out.print(figures)
+    if verdicts:
+        console.out.print()
+        console.out.print(verdict_table(verdicts))
+    if links:
+        console.out.print()
+        for name, link in links.items():
+            # Never wrapped: a broken link can't be clicked.
+            console.out.print(Text(f"{name:<10} {link}"), soft_wrap=True)
+
+
+def verdict_table(verdicts: dict[str, Verdict]) -> Table:
+    """Each judge, its verdict and its rationale."""
+    table = Table(title=None, expand=False)
+    table.add_column("judge", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("rationale", overflow="fold")
+    for name in sorted(verdicts):
+        verdict = verdicts[name]
+        table.add_row(name, _verdict(verdict), Text(verdict.rationale or verdict.error))
+    return table
+
+
+def traces_table(traces: list[Trace]) -> Table:
+    """The newest traces with state, tokens, cost and verdicts."""
+    table = Table()
+    table.add_column("trace", no_wrap=True)
+    for column in ("began", "state", "task"):
+        table.add_column(column)
+    for column in ("tokens", "cost", "time"):
+        table.add_column(column, justify="right")
+    table.add_column("judges")
+    for trace in traces:
+        judges = Text(" ").join(
+            Text.assemble(f"{name} ", _verdict(verdict)) for name, verdict in sorted(trace.latest().items())
+        )
+        table.add_row(
+            trace.trace_id,
+            trace.requested[:19].replace("T", " "),
+            Text(trace.state, style={"OK": "green", "ERROR": "red"}.get(trace.state, "yellow")),
+            Text(" ".join(trace.request.split())[:60]),
+            str(trace.tokens.get("total_tokens", "–")),
+            money(trace.cost),
+            f"{trace.seconds:.1f} s" if trace.seconds is not None else "–",
+            judges,
+        )
+    return table
+
+
+def status_table(services: list[ServiceStatus]) -> Table:
+    """The services."""
+    table = Table()
+    for column in ("service", "state", "health"):
+        table.add_column(column)
+    table.add_column("memory", justify="right")
+    for service in services:
+        table.add_row(
+            service.name,
+            service.state,
+            service.health or "–",
+            f"{service.memory / 1024**2:.0f} MiB" if service.memory else "–",
+        )
+    return table
+
+
+def money(amount: float | None) -> str:
+    """USD with as many digits as a small amount needs."""
+    return "unknown" if amount is None else f"${amount:.6f}".rstrip("0").rstrip(".") if amount else "$0"
+
+
+def _tokens(result: Result) -> str:
+    tokens = result.tokens
+    text = f"{tokens.input} in ({tokens.cached_input} cached), {tokens.output} out"
+    return f"{text} ({tokens.reasoning} reasoning)" if tokens.reasoning else text
+
+
+def _trace_cost(result: Result, trace: Trace | None) -> str:
+    """The trace's own figure, where it tells another one than the agent."""
+    if trace is None or trace.cost is None:
+        return ""
+    if result.cost_usd is not None and abs(trace.cost - result.cost_usd) < 1e-6:
+        return ""
+    return f"  (trace: {money(trace.cost)})"
+
+
+def _is_demo(result: Result) -> bool:
+    return result.model.rpartition("/")[2] == "demo"
+
+
+def _verdict(verdict: Verdict) -> Text:
+    if verdict.value:
+        return Text(verdict.value, style=_COLOURS.get(verdict.value.lower(), ""))
+    return Text("error" if verdict.error else "–", style="yellow")

@@ -1,0 +1,189 @@
+"""What the user has set: `.env` beside docker-compose.yml, and the calling shell, which wins, as in Compose.
+
+Nothing else in this package reads the environment for settings. Provider keys are kept apart from the rest: they go
+into files that only their owner reads, never into an argument or a container's environment.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlparse
+
+from paddock_cli.errors import BadSettings
+
+PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "LLM_API_KEY")
+PROVIDER_CHOICES = ("LLM_BASE_URL", "CODER_MODEL", "JUDGE_MODEL")
+DEFAULT_PORT = 5000
+DEFAULT_BASE_IMAGE = "debian:trixie-slim"
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where things are. `state` is readable by the user alone."""
+
+    root: Path
+    state: Path
+    cache: Path
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run: its conversation, for a resume, and what the command line noted of it."""
+        return self.state / "runs"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of builds and of the command line's own failures."""
+        return self.state / "logs"
+
+    @property
+    def env_file(self) -> Path:
+        """The user's settings file."""
+        return Path(os.environ.get("PADDOCK_ENV_FILE") or self.root / ".env")
+
+    def make(self) -> None:
+        """Make the state folder, closed to other users."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        self.state.chmod(0o700)
+        self.runs.mkdir(exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+
+
+def paths() -> Paths:
+    """The folders of this checkout; PADDOCK_STATE_DIR and XDG_CACHE_HOME move two of them."""
+    root = Path(__file__).resolve().parents[2]
+    state = Path(os.environ.get("PADDOCK_STATE_DIR") or root / ".paddock").absolute()
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddock"
+    return Paths(root=root, state=state, cache=cache)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Checked settings. `mtu` is in bytes; 0 as `port` means any free one."""
+
+    port: int = DEFAULT_PORT
+    mtu: int | None = None
+    ca_bundle: Path | None = None
+    base_image: str = DEFAULT_BASE_IMAGE
+    python_index: str = ""
+    go_proxy: str = ""
+    provider: dict[str, str] = field(default_factory=dict)
+    """LLM_BASE_URL, CODER_MODEL and JUDGE_MODEL, those that are set."""
+    keys: dict[str, str] = field(default_factory=dict, repr=False)
+    """Provider keys by variable name."""
+
+
+def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
+    """Read and check the settings.
+
+    Raises:
+        BadSettings: a value can't be used; the text names the variable.
+    """
+    shell = dict(os.environ if environ is None else environ)
+    values = read_env_file(where.env_file) | {name: value for name, value in shell.items() if value}
+    remembered = read_env_file(where.state / "provider.env")
+    keys = {name: value for name in PROVIDER_KEYS if (value := values.get(name) or remembered.get(name))}
+    provider = {name: value for name in PROVIDER_CHOICES if (value := values.get(name) or remembered.get(name))}
+    settings = Settings(
+        port=_number(values, "MLFLOW_PORT", DEFAULT_PORT, 0, 65535),
+        mtu=_number(values, "NETWORK_MTU", 0, 576, 65535) or None,
+        ca_bundle=_ca_bundle(values),
+        base_image=values.get("BASE_IMAGE") or DEFAULT_BASE_IMAGE,
+        python_index=values.get("UV_DEFAULT_INDEX") or values.get("PIP_INDEX_URL", ""),
+        go_proxy=values.get("GOPROXY", ""),
+        provider=provider,
+        keys=keys,
+    )
+    _check_provider(settings)
+    return settings
+
+
+def read_env_file(path: Path) -> dict[str, str]:
+    """The variables of a dotenv file that have a value; empty where there is no such file.
+
+    Raises:
+        BadSettings: it is there and can't be read.
+    """
+    # dotenv takes 30 ms to import: not for those who have no such file.
+    if not path.exists():
+        return {}
+    from dotenv import dotenv_values
+
+    try:
+        return {name: value for name, value in dotenv_values(path).items() if value}
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadSettings(
+            f"{path} to be a readable dotenv file", f"{error}", "mend the file, or compare it with .env.example"
+        ) from None
+
+
+def remember_keys(where: Paths, settings: Settings) -> Path:
+    """Write keys and provider choices where only their owner reads them, for the next call without them in the shell.
+
+    Returns:
+        The dotenv file.
+    """
+    path = where.state / "provider.env"
+    lines = [
+        f"{name}='{escaped}'"
+        for name, value in (settings.provider | settings.keys).items()
+        if (escaped := value.replace("\\", "\\\\").replace("'", "\\'"))
+    ]
+    write_private(path, "\n".join(lines) + ("\n" if lines else ""))
+    return path
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file of mode 0600, whole or not at all."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+def _number(values: dict[str, str], name: str, default: int, low: int, high: int) -> int:
+    text = values.get(name, "").strip()
+    if not text:
+        return default
+    if not text.isdecimal() or not low <= int(text) <= high:
+        raise BadSettings(f"{name} to be a number from {low} to {high}", repr(text), f"mend {name} in .env or unset it")
+    return int(text)
+
+
+def _ca_bundle(values: dict[str, str]) -> Path | None:
+    if named := values.get("CA_BUNDLE"):
+        path = Path(named).absolute()
+        if not os.access(path, os.R_OK) or path.is_dir():
+            raise BadSettings("CA_BUNDLE to name a readable file", str(path), "mend CA_BUNDLE in .env or unset it")
+        return path
+    for name in CA_VARIABLES:
+        path = Path(values.get(name) or "/nonexistent")
+        if path.is_file() and os.access(path, os.R_OK):
+            return path.absolute()
+    return None
+
+
+def _check_provider(settings: Settings) -> None:
+    for name, value in settings.keys.items():
+        if value != value.strip() or any(character.isspace() for character in value):
+            raise BadSettings(f"{name} to be one word", "blanks or line ends in it", f"copy the key of {name} anew")
+    base = settings.provider.get("LLM_BASE_URL", "")
+    if base:
+        url = urlparse(base)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise BadSettings(
+                "LLM_BASE_URL to be an http or https address",
+                repr(base),
+                "write it like https://models.example.com/v1",
+            )
+        if "LLM_API_KEY" not in settings.keys:
+            raise BadSettings(
+                "LLM_BASE_URL and LLM_API_KEY together", "only LLM_BASE_URL", "set LLM_API_KEY in .env (any word where no key is asked)"
+            )
+        if "CODER_MODEL" not in settings.provider:
+            raise BadSettings(
+                "CODER_MODEL to name a model of LLM_BASE_URL", "none", "set CODER_MODEL=custom/<model> in .env"
+            )
+    elif "LLM_API_KEY" in settings.keys:
+        raise BadSettings("LLM_BASE_URL and LLM_API_KEY together", "only LLM_API_KEY", "set LLM_BASE_URL in .env")

@@ -1,0 +1,167 @@
+"""What both ways of running offer: the verbs that the commands are made of."""
+
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+DEFAULT_TOOLS = "terminal,file_editor,task_tracker"
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How a client on this machine reaches the stack."""
+
+    url: str
+    user: str
+    password: str = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Client:
+    """What an agent on this machine, outside the stack, sets to work through it."""
+
+    url: str
+    agent_key: str = field(repr=False)
+    experiment_id: str
+
+    def variables(self) -> dict[str, str]:
+        """MLflow's address, the three OTEL_* variables, and the gateway with its key."""
+        return {
+            "MLFLOW_TRACKING_URI": self.url,
+            "OTEL_EXPORTER_OTLP_ENDPOINT": self.url,
+            # The header's value is percent-encoded, as the OTLP exporter specification asks.
+            "OTEL_EXPORTER_OTLP_HEADERS": f"x-mlflow-experiment-id={self.experiment_id},"
+            f"Authorization=Bearer%20{self.agent_key}",
+            "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+            "LLM_BASE_URL": f"{self.url}/gateway/mlflow/v1",
+            "LLM_API_KEY": self.agent_key,
+        }
+
+
+@dataclass(frozen=True)
+class ServiceStatus:
+    """One service: `state` is running, exited or missing; `health` may be empty; memory in bytes, 0 if unknown."""
+
+    name: str
+    state: str
+    health: str = ""
+    memory: int = 0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One agent run. `timeout` in seconds; `state` is this run's own folder, which a resume needs again."""
+
+    run_id: str
+    task: str
+    workspace: Path
+    state: Path
+    endpoint: str = "coder"
+    max_iterations: int | None = None
+    timeout: int | None = None
+    tools: str = DEFAULT_TOOLS
+    mcp: Path | None = None
+    user: str = ""
+    tags: tuple[str, ...] = ()
+    resume: bool = False
+
+    def arguments(self, workspace: str, state: str, mcp: str) -> list[str]:
+        """The runner's arguments, with the folders as the agent sees them."""
+        arguments = ["--output", "jsonl", "--workspace", workspace, "--state-dir", state]
+        arguments += ["--endpoint", self.endpoint, "--tools", self.tools]
+        arguments += ["--resume", self.run_id] if self.resume else ["--run-id", self.run_id]
+        if self.max_iterations is not None:
+            arguments += ["--max-iterations", str(self.max_iterations)]
+        if self.timeout is not None:
+            arguments += ["--timeout", str(self.timeout)]
+        if self.mcp is not None:
+            arguments += ["--mcp", mcp]
+        if self.user:
+            arguments += ["--user", self.user]
+        for tag in self.tags:
+            arguments += ["--tag", tag]
+        # A task may begin with a dash.
+        return [*arguments, "--", self.task]
+
+
+class AgentProcess:
+    """A running agent: its lines, its end, and a way to signal it."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+        self._errors: list[str] = []
+        # Read beside standard output: a full pipe would stop the agent.
+        self._reader = threading.Thread(target=self._drain, daemon=True)
+        self._reader.start()
+
+    def lines(self) -> Iterator[str]:
+        """Standard output, line by line, until the agent ends."""
+        assert self._process.stdout is not None
+        yield from self._process.stdout
+
+    def wait(self) -> int:
+        """The exit code, once it has ended."""
+        code = self._process.wait()
+        self._reader.join(timeout=5)
+        return code
+
+    def errors(self, lines: int = 20) -> str:
+        """The last lines of standard error."""
+        return "\n".join(self._errors[-lines:])
+
+    def send(self, number: signal.Signals) -> None:
+        """Pass a signal on; nothing where it has ended."""
+        if self._process.poll() is None:
+            self._process.send_signal(number)
+
+    def _drain(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._errors.append(line.rstrip())
+            del self._errors[:-200]
+
+
+class Stack(Protocol):
+    """The product by Compose, or its parts as plain processes."""
+
+    kind: str
+
+    def up(self, *, build: bool = True) -> bool:
+        """Bring everything up and wait until it serves. Returns whether this was its first start."""
+        ...
+
+    def stop(self) -> None:
+        """End running agents, then the services; everything is kept."""
+        ...
+
+    def down(self, *, volumes: bool) -> None:
+        """As `stop`, and remove what was made; the data too where `volumes`."""
+        ...
+
+    def status(self) -> list[ServiceStatus]:
+        """Every service and how it does; empty where nothing runs."""
+        ...
+
+    def logs(self, services: list[str], *, follow: bool, tail: int) -> Iterator[str]:
+        """Lines of the services' logs."""
+        ...
+
+    def connection(self) -> Connection:
+        """How to reach MLflow as its administrator. Raises NotRunning."""
+        ...
+
+    def client(self) -> Client:
+        """How an agent outside reaches the stack. Raises NotRunning."""
+        ...
+
+    def start_agent(self, request: Request) -> AgentProcess:
+        """Start a run. Raises NotRunning."""
+        ...
+
+    def end_agents(self) -> int:
+        """End every running agent and wait for its trace's end. Returns how many there were."""
+        ...

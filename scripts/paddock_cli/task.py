@@ -1,0 +1,191 @@
+"""`./paddock run`: a task from its words to its verdicts."""
+
+import json
+import re
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from paddock_cli import console, judging, preflight, render, runs
+from paddock_cli.errors import NotFound, UsageFailed
+from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
+from paddock_cli.processes import owner_name
+from paddock_cli.runs import Result
+from paddock_cli.settings import Paths
+from paddock_cli.stack import DEFAULT_TOOLS, Request, Stack
+
+KNOWN_TOOLS = ("terminal", "file_editor", "task_tracker", "glob", "grep", "browser")
+_ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
+
+
+@dataclass(frozen=True)
+class Order:
+    """What the user asked for. `timeout` in seconds."""
+
+    task: str
+    workspace: Path | None = None
+    endpoint: str | None = None
+    max_iterations: int | None = None
+    timeout: int | None = None
+    expectations: list[str] = field(default_factory=list)
+    tools: str | None = None
+    mcp: Path | None = None
+    resume: str | None = None
+    user: str | None = None
+    tags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Report:
+    """How it went."""
+
+    result: Result
+    trace: Trace | None
+    verdicts: dict[str, Verdict]
+    links: dict[str, str]
+    notes: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of --json."""
+        return {
+            "run": self.result.model_dump(),
+            "trace": trace_json(self.trace) if self.trace else None,
+            "judges": {name: asdict(verdict) for name, verdict in sorted(self.verdicts.items())},
+            "links": self.links,
+            "notes": self.notes,
+            "exit_code": self.result.exit_code,
+        }
+
+
+def trace_json(trace: Trace) -> dict[str, Any]:
+    """A trace for --json, with the newest verdict of each judge."""
+    return {
+        "trace_id": trace.trace_id,
+        "experiment_id": trace.experiment_id,
+        "run_id": trace.run_id,
+        "state": trace.state,
+        "requested": trace.requested,
+        "seconds": trace.seconds,
+        "request": trace.request,
+        "response": trace.response,
+        "tokens": trace.tokens,
+        "cost_usd": trace.cost,
+        "tags": trace.tags,
+        "metadata": trace.metadata,
+        "expectations": trace.expectations,
+        "judges": {name: asdict(verdict) for name, verdict in sorted(trace.latest().items())},
+    }
+
+
+def request_of(order: Order, where: Paths) -> Request:
+    """The checked request, with defaults filled in; a resume takes what it is not told from the run's note.
+
+    Raises:
+        UsageFailed: an argument makes no sense.
+        BadWorkspace: the workspace or the MCP file can't be used.
+        NotFound: no such run to resume.
+    """
+    before = _note_of(order, where)
+    if not order.task.strip() and not before:
+        raise UsageFailed("a task in words", "an empty one", './paddock run "Write 3 facts into FACTS.txt."')
+    endpoint = order.endpoint or before.get("endpoint") or "coder"
+    if not _ENDPOINT.fullmatch(endpoint):
+        raise UsageFailed("the name of a gateway endpoint", repr(endpoint), "use coder, or a name from the UI's gateway")
+    tools = order.tools or before.get("tools") or DEFAULT_TOOLS
+    unknown = [name for name in tools.split(",") if name.strip() not in KNOWN_TOOLS]
+    if unknown:
+        raise UsageFailed(f"--tools of {', '.join(KNOWN_TOOLS)}", ", ".join(map(repr, unknown)), "mend --tools")
+    for tag in order.tags:
+        if "=" not in tag.strip("="):
+            raise UsageFailed("--tag NAME=VALUE", repr(tag), "write it like --tag team=web")
+    run_id = order.resume or str(uuid.uuid4())
+    return Request(
+        run_id=run_id,
+        task=order.task or str(before.get("task", "")),
+        workspace=preflight.workspace(order.workspace or Path(before.get("workspace") or Path.cwd())),
+        state=where.runs / run_id,
+        endpoint=endpoint,
+        max_iterations=order.max_iterations,
+        timeout=order.timeout,
+        tools=",".join(name.strip() for name in tools.split(",")),
+        mcp=preflight.mcp_file(order.mcp) if order.mcp else None,
+        user=order.user or owner_name(),
+        tags=tuple(order.tags),
+        resume=order.resume is not None,
+    )
+
+
+def _note_of(order: Order, where: Paths) -> dict[str, Any]:
+    if order.resume is None:
+        return {}
+    try:
+        uuid.UUID(order.resume)
+    except ValueError:
+        raise UsageFailed("--resume RUN_ID, a UUID", repr(order.resume), "take it from ./paddock traces") from None
+    found = runs.noted(where, order.resume)
+    if found is None:
+        raise NotFound(
+            f"the run {order.resume} in {where.runs}",
+            "none of that name",
+            "list runs: ./paddock traces; only runs that began here can be resumed",
+        )
+    return found
+
+
+def perform(stack: Stack, order: Order, where: Paths, *, as_json: bool, judge_seconds: float) -> Report:
+    """Run the task and wait for its trace and its verdicts.
+
+    Args:
+        judge_seconds: how long to wait for verdicts; 0 to leave them to MLflow.
+
+    Raises:
+        CliError: what stands in the way of the run.
+    """
+    request = request_of(order, where)
+    server = Mlflow(stack.connection())
+    request.state.mkdir(mode=0o700, exist_ok=True)
+    runs.note(where, request, stack.kind)
+    result = runs.run(stack, request, render.LiveRun(to_stderr=as_json))
+    report = judged(server, result, order.expectations, request.user, judge_seconds)
+    (where.runs / f"{request.run_id}.result.json").write_text(json.dumps(report.as_json(), indent=2))
+    return report
+
+
+def judged(
+    server: Mlflow, result: Result, expectations: list[str], user: str, judge_seconds: float
+) -> Report:
+    """The report of a run that has ended."""
+    notes: list[str] = []
+    links: dict[str, str] = {}
+    trace = None
+    verdicts: dict[str, Verdict] = {}
+    if result.trace_id:
+        with console.step("waiting for the trace") as step:
+            trace = judging.wait_for_trace(server, result.trace_id)
+            step.result = trace.state if trace else "not found"
+    if trace is None:
+        notes.append("MLflow has no trace of this run: ./paddock logs mlflow tells whether it refused one")
+    else:
+        if not trace.finished:
+            notes.append(f"the trace is still {trace.state}: its last spans have not arrived")
+        links = {
+            "trace": server.trace_link(trace.experiment_id, trace.trace_id),
+            "experiment": server.experiment_link(trace.experiment_id),
+        }
+        if not result.finished:
+            notes.append(f"not waited for judges, because the run ended as {result.outcome}")
+        elif judge_seconds:
+            with console.step("waiting for the judges") as step:
+                trace = judging.judge_run(server, trace, expectations, user, step.show, judge_seconds)
+                verdicts = trace.latest()
+            if not expectations:
+                notes.append('Correctness judges where it is told what to expect: --expect "..."')
+    return Report(result, trace, verdicts, links, notes)
+
+
+def show(report: Report) -> None:
+    """The report as a table."""
+    render.run_table(report.result, report.trace, report.verdicts, report.links)
+    for note in report.notes:
+        console.say(note)
