@@ -32,4 +32,6 @@ def engine(url: str) -> Engine:
     """A small pool for our own tables, apart from MLflow's."""
     if url.startswith("sqlite"):
         return create_engine(url, connect_args={"timeout": 30})
-    return create_engine(url, pool_size=4, max_overflow=4, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+    return create_engine(
+        url, pool_size=4, max_overflow=4, pool_pre_ping=True, connect_args={"connect_timeout": 5}
+    )

@@ -54,7 +54,8 @@ def common(settings: Settings) -> dict[str, str]:
         "_MLFLOW_SGI_NAME": "uvicorn",
         "_MLFLOW_IN_JOB_EXECUTOR": "false",
         "_MLFLOW_SERVER_BOOT_ID": uuid.uuid4().hex,
-        "_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN": settings.optional_secret("internal_token") or secrets.token_hex(32),
+        "_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN": settings.optional_secret("internal_token")
+        or secrets.token_hex(32),
         "_MLFLOW_ALLOWED_JOB_NAME_LIST": JUDGE_JOB,
         "_MLFLOW_SUPPORTED_JOB_FUNCTION_LIST": _JUDGE_JOB_FUNCTION,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",

@@ -59,7 +59,9 @@ def authenticate() -> Authorization | Response:
 
 def _user_of_request() -> str | None:
     on_gateway = request.path.startswith("/gateway/")
-    header = (on_gateway and request.headers.get(MLFLOW_GATEWAY_AUTH_HEADER)) or request.headers.get("Authorization")
+    header = (on_gateway and request.headers.get(MLFLOW_GATEWAY_AUTH_HEADER)) or request.headers.get(
+        "Authorization"
+    )
     scheme, _, credentials = (header or "").partition(" ")
     match scheme.lower():
         case "bearer" if request.path.startswith(KEY_PATHS):
@@ -94,6 +96,8 @@ def _user_of_password(credentials: str, on_gateway: bool) -> str | None:
 
 
 def _unavailable() -> Response:
-    answer = make_response({"error_code": "TEMPORARILY_UNAVAILABLE", "message": "the database does not answer"}, 503)
+    answer = make_response(
+        {"error_code": "TEMPORARILY_UNAVAILABLE", "message": "the database does not answer"}, 503
+    )
     answer.headers["Retry-After"] = "5"
     return answer

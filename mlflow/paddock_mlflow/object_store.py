@@ -38,7 +38,7 @@ def prepare(settings: Settings) -> None:
         ) from error
 
 
-def _client(settings: Settings, user: str, password: str):  # noqa: ANN202 - boto3 makes its types at run time
+def _client(settings: Settings, user: str, password: str):
     return boto3.client(
         "s3",
         endpoint_url=settings.s3_endpoint_url or None,

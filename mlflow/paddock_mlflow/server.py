@@ -21,15 +21,16 @@ def create_app() -> object:
 
     from mlflow.server import auth
 
-    from paddock_mlflow import artifacts, provider_errors, upstreams
+    from paddock_mlflow import artifacts, gateway_errors, upstreams
     from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
 
     upstreams.allow(settings.private_upstreams)
     artifacts.register()
     app = auth.create_app()
-    provider_errors.register(app)
+    gateway_errors.register(app)
     # Appended, so inside MLflow's authentication: what a stranger sends is refused before it is parsed.
     app.user_middleware.append(Middleware(IngestMiddleware))
+    app.add_middleware(gateway_errors.RefusalMiddleware)
     # Added last, so outermost: an oversized body is refused before anything reads it.
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_trace_body_bytes)
     return app

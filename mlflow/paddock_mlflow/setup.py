@@ -50,16 +50,18 @@ def providers(settings: Settings) -> list[Provider]:
     base, key = settings.llm_base_url, settings.optional_secret("llm_api_key")
     if bool(base) != bool(key):
         given, missing = ("LLM_BASE_URL", "LLM_API_KEY") if base else ("LLM_API_KEY", "LLM_BASE_URL")
-        raise SettingsError(f"expected LLM_BASE_URL and LLM_API_KEY together, found only {given}; set {missing} in .env")
+        raise SettingsError(
+            f"expected LLM_BASE_URL and LLM_API_KEY together, found only {given}; set {missing} in .env"
+        )
     if base:
         if not settings.coder_model:
             raise SettingsError(
                 "expected CODER_MODEL to name a model of LLM_BASE_URL, found none; set CODER_MODEL=custom/<model> in .env"
             )
         found.append(Provider("custom", "openai", key, "", base))
-    for name in DEFAULT_MODELS:
+    for name, model in DEFAULT_MODELS.items():
         if key := settings.optional_secret(f"{name}_api_key"):
-            found.append(Provider(name, name, key, DEFAULT_MODELS[name]))
+            found.append(Provider(name, name, key, model))
     if not found:
         if not settings.demo_model_url:
             raise SettingsError(
@@ -67,7 +69,13 @@ def providers(settings: Settings) -> list[Provider]:
                 " GEMINI_API_KEY, or LLM_BASE_URL and LLM_API_KEY in .env"
             )
         found.append(
-            Provider("demo", "openai", settings.optional_secret("demo_api_key") or "none", DEMO_MODEL, settings.demo_model_url)
+            Provider(
+                "demo",
+                "openai",
+                settings.optional_secret("demo_api_key") or "none",
+                DEMO_MODEL,
+                settings.demo_model_url,
+            )
         )
     return found
 
@@ -150,15 +158,17 @@ def _judges(settings: Settings, experiment_id: str) -> None:
         list_scorers,
     )
 
-    present = {scorer.name for scorer in list_scorers(experiment_id=experiment_id)}
+    present = {scorer.name: scorer for scorer in list_scorers(experiment_id=experiment_id)}
     for scorer_class, started in ((RelevanceToQuery, True), (ToolCallEfficiency, True), (Correctness, False)):
         scorer = scorer_class(model="gateway:/judge")
-        if scorer.name in present:
-            continue
-        registered = scorer.register(experiment_id=experiment_id)
-        if started:
-            registered.start(experiment_id=experiment_id, sampling_config=ScorerSamplingConfig(sample_rate=1.0))
-        _logger.info("registered judge %s%s", scorer.name, ", on every new trace" if started else "")
+        registered = present.get(scorer.name) or scorer.register(experiment_id=experiment_id)
+        # A judge that somebody stopped has the rate 0; none at all means that a set-up was cut off in between.
+        if started and registered.sample_rate is None:
+            registered.start(
+                experiment_id=experiment_id, sampling_config=ScorerSamplingConfig(sample_rate=1.0)
+            )
+        if scorer.name not in present:
+            _logger.info("registered judge %s%s", scorer.name, ", on every new trace" if started else "")
 
 
 class Server:
@@ -169,7 +179,9 @@ class Server:
         self._session = requests.Session()
         self._session.auth = (user, password)
 
-    def call(self, method: str, path: str, missing_ok: bool = False, **arguments: Any) -> dict[str, Any] | None:
+    def call(
+        self, method: str, path: str, missing_ok: bool = False, **arguments: Any
+    ) -> dict[str, Any] | None:
         """One request; returns the JSON answer, or None for a 404 where `missing_ok`.
 
         Raises:
@@ -198,7 +210,9 @@ class Server:
     def experiment(self, name: str) -> str:
         """The id of the experiment, made where it is missing and restored where it was deleted."""
         path = "/api/2.0/mlflow/experiments"
-        if found := self.call("GET", f"{path}/get-by-name", missing_ok=True, params={"experiment_name": name}):
+        if found := self.call(
+            "GET", f"{path}/get-by-name", missing_ok=True, params={"experiment_name": name}
+        ):
             experiment = found["experiment"]
             if experiment.get("lifecycle_stage") == "deleted":
                 self.call("POST", f"{path}/restore", json={"experiment_id": experiment["experiment_id"]})
@@ -282,4 +296,6 @@ class Server:
         self.call("POST", "/api/3.0/mlflow/users/permissions/grant", json={**query, "permission": permission})
 
     def _by_name(self, path: str, key: str, name: str) -> dict[str, Any] | None:
-        return next((item for item in (self.call("GET", path) or {}).get(key, []) if item["name"] == name), None)
+        return next(
+            (item for item in (self.call("GET", path) or {}).get(key, []) if item["name"] == name), None
+        )
