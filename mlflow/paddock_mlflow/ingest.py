@@ -1,0 +1,324 @@
+"""The way of traces into MLflow: POST /v1/traces, in front of MLflow's own handler.
+
+Gaps closed here, all seen with MLflow 3.17.2 (mlflow/server/otel_api.py):
+
+- Traces of OpenHands lose half of what MLflow could show; see `paddock_mlflow.translate`.
+- A compressed body is inflated without a bound.
+- A failure of the store is answered by 422 or 400, upon which exporters drop their spans: only 429, 502, 503 and 504 are
+  retried (OTLP specification, "Retryable Response Codes"). Here it is 503 with Retry-After.
+- Bodies have no limit of size.
+
+Both classes are plain ASGI: Starlette's BaseHTTPMiddleware costs a task and a queue a request.
+"""
+
+import logging
+import zlib
+from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anyio import to_thread
+from google.protobuf.json_format import Error as JsonFormatError
+from google.protobuf.json_format import Parse
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+
+from mlflow.exceptions import MlflowException
+from paddock_mlflow.translate import EarlierSpans, PriceOf, translate
+
+_logger = logging.getLogger(__name__)
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+TRACES_PATH = "/v1/traces"
+MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
+RETRY_AFTER_SECONDS = 5
+
+_PROTOBUF = "application/x-protobuf"
+_JSON = "application/json"
+_WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
+_STORE_FAILURE = "Failed to log OpenTelemetry spans"
+_SQLALCHEMY_FAILURE = "https://sqlalche.me/e/"
+"""Stands in the text of each SQLAlchemy error; MLflow answers 400 with it for an exhausted pool or a lost connection."""
+
+
+class BadTraces(Exception):
+    """The body is no trace request; the text says what was expected and found, `status` is the HTTP status to answer."""
+
+    def __init__(self, message: str, status: int = 400) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class BodyLimitMiddleware:
+    """Refuses bodies over a limit with 413, on the paths that agents may post to.
+
+    Artifact uploads have other paths and no limit: they are files, and are streamed.
+    """
+
+    def __init__(
+        self, app: App, max_body_bytes: int, paths: tuple[str, ...] = (TRACES_PATH, "/gateway/")
+    ) -> None:
+        self.app = app
+        self._max_bytes = max_body_bytes
+        self._paths = paths
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith(self._paths):
+            await self.app(scope, receive, send)
+            return
+        announced = Headers(scope=scope).get("content-length")
+        if announced is not None and announced.isdecimal():
+            # The HTTP server holds the client to the length that it announced.
+            if int(announced) > self._max_bytes:
+                await self._refuse(scope, receive, send, f"{int(announced)} bytes")
+                return
+        elif Headers(scope=scope).get("transfer-encoding"):
+            try:
+                body = await _read(receive, self._max_bytes)
+            except _TooLong:
+                await self._refuse(scope, receive, send, "more")
+                return
+            except _Disconnected:
+                return
+            receive = _replay(body, receive)
+        await self.app(scope, receive, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, found: str) -> None:
+        message = (
+            f"expected a body of at most {self._max_bytes} bytes, found {found}; send fewer spans in a batch"
+            " (OTEL_BSP_MAX_EXPORT_BATCH_SIZE), or raise MAX_TRACE_BODY_BYTES at the server"
+        )
+        # The rest of the body stays unread, so the connection can't be used again.
+        await _answer(413, message, {"connection": "close"})(scope, receive, send)
+
+
+class IngestMiddleware:
+    """Reads, checks and translates traces before MLflow stores them.
+
+    Stands inside MLflow's authentication. `earlier` and `price_of` default to MLflow's database and the gateway's prices.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        earlier: EarlierSpans | None = None,
+        price_of: PriceOf | None = None,
+        max_decompressed_bytes: int = MAX_DECOMPRESSED_BYTES,
+    ) -> None:
+        if earlier is None or price_of is None:
+            from paddock_mlflow.costs import GatewayCosts
+            from paddock_mlflow.stored_spans import earlier_spans
+
+            earlier = earlier or earlier_spans
+            price_of = price_of or GatewayCosts().price_of
+        self.app = app
+        self._earlier = earlier
+        self._price_of = price_of
+        self._max_bytes = max_decompressed_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST" or scope["path"] != TRACES_PATH:
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
+        try:
+            body = await _read(receive)
+            body, media_type = await to_thread.run_sync(
+                self._prepare, body, headers.get("content-encoding", ""), media_type
+            )
+        except _Disconnected:
+            return
+        except BadTraces as error:
+            await _answer(error.status, str(error))(scope, receive, send)
+            return
+        except MlflowException:
+            _logger.warning("the database does not answer", exc_info=True)
+            await _unavailable("the database does not answer")(scope, receive, send)
+            return
+        forwarded = dict(scope)
+        forwarded["headers"] = list(scope["headers"])
+        changed = MutableHeaders(scope=forwarded)
+        for name in ("content-encoding", "transfer-encoding"):
+            del changed[name]
+        changed["content-length"] = str(len(body))
+        changed["content-type"] = media_type
+        answer = _Answer()
+        await self.app(forwarded, _replay(body, receive), answer.take)
+        if answer.is_store_failure():
+            _logger.warning("the store refused spans: %s %s", answer.status, answer.text()[:500])
+            await _unavailable("the spans could not be stored")(scope, receive, send)
+            return
+        for message in answer.messages:
+            await send(message)
+
+    def _prepare(self, body: bytes, encoding: str, media_type: str) -> tuple[bytes, str]:
+        """The body to store, and its media type. What needs no translation stays as it was sent, but inflated."""
+        body = inflate(body, encoding, self._max_bytes)
+        request = parse(body, media_type)
+        try:
+            changed = translate(request, self._earlier, self._price_of)
+        except MlflowException:
+            raise
+        except Exception:
+            # A trace as it was sent is better than none.
+            _logger.warning("spans are stored untranslated", exc_info=True)
+            changed = False
+        return (request.SerializeToString(), _PROTOBUF) if changed else (body, media_type)
+
+
+def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
+    """The body without its Content-Encoding, never more than `max_bytes` of it.
+
+    Raises:
+        BadTraces: it is of another encoding, damaged, cut short, or too large.
+    """
+    match encoding.strip().lower():
+        case "" | "identity":
+            return body
+        case "gzip" | "deflate" as name:
+            pass
+        case other:
+            raise BadTraces(f"expected Content-Encoding gzip, deflate or none, found {other}")
+    try:
+        return _inflate(body, _WINDOW_BITS[name], max_bytes)
+    except zlib.error as error:
+        if name == "deflate":
+            # Some clients send it without its zlib frame; MLflow accepts both.
+            try:
+                return _inflate(body, -zlib.MAX_WBITS, max_bytes)
+            except zlib.error:
+                pass
+        raise BadTraces(f"expected a body compressed by {name}, found damaged data: {error}") from None
+
+
+def _inflate(body: bytes, window_bits: int, max_bytes: int) -> bytes:
+    inflated = bytearray()
+    rest = body
+    # gzip allows several members, one after the other.
+    while True:
+        stream = zlib.decompressobj(window_bits)
+        inflated += stream.decompress(rest, max_bytes + 1 - len(inflated))
+        if len(inflated) > max_bytes or stream.unconsumed_tail:
+            raise BadTraces(
+                f"expected at most {max_bytes} bytes of spans, found more after decompression", 413
+            )
+        if not stream.eof:
+            raise zlib.error("the data ends too early")
+        rest = stream.unused_data
+        if not rest or window_bits < zlib.MAX_WBITS + 16:
+            return bytes(inflated)
+
+
+def parse(body: bytes, media_type: str) -> ExportTraceServiceRequest:
+    """An OTLP request of protobuf or JSON.
+
+    Raises:
+        BadTraces: the body is neither, or holds no spans.
+    """
+    request = ExportTraceServiceRequest()
+    try:
+        if media_type == _JSON:
+            from mlflow.server.otel_api import _convert_otlp_json_ids_to_base64
+
+            Parse(_convert_otlp_json_ids_to_base64(body), request, ignore_unknown_fields=True)
+        elif media_type == _PROTOBUF:
+            request.ParseFromString(body)
+        else:
+            raise BadTraces(f"expected Content-Type {_PROTOBUF} or {_JSON}, found {media_type or 'none'}")
+    except (DecodeError, JsonFormatError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        detail = str(error).partition("\n")[0][:200]
+        raise BadTraces(
+            f"expected an OTLP ExportTraceServiceRequest, found a body that is none: {detail}"
+        ) from None
+    spans = [
+        span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
+    ]
+    if not request.resource_spans:
+        raise BadTraces("expected an OTLP ExportTraceServiceRequest with spans, found none")
+    for span in spans:
+        if len(span.trace_id) != 16 or len(span.span_id) != 8:
+            raise BadTraces(
+                "expected a trace id of 16 bytes and a span id of 8 on each span,"
+                f" found {len(span.trace_id)} and {len(span.span_id)} on {span.name[:100]!r}"
+            )
+    return request
+
+
+@dataclass
+class _Answer:
+    """An application's answer, held back until it is known."""
+
+    messages: list[Message] = field(default_factory=list)
+
+    async def take(self, message: Message) -> None:
+        self.messages.append(message)
+
+    @property
+    def status(self) -> int:
+        return next((int(m["status"]) for m in self.messages if m["type"] == "http.response.start"), 0)
+
+    def text(self) -> str:
+        parts = (m.get("body", b"") for m in self.messages if m["type"] == "http.response.body")
+        return b"".join(parts).decode(errors="replace")
+
+    def is_store_failure(self) -> bool:
+        """Whether a later attempt may succeed: the store failed, rather than refused what it was given."""
+        if self.status == 501:
+            return False
+        return (
+            self.status >= 500
+            or (self.status == 422 and _STORE_FAILURE in self.text())
+            or (self.status == 400 and _SQLALCHEMY_FAILURE in self.text())
+        )
+
+
+class _TooLong(Exception):
+    """A body is longer than its limit."""
+
+
+class _Disconnected(Exception):
+    """The client went away before its body was complete: there is nobody to answer."""
+
+
+async def _read(receive: Receive, max_bytes: int | None = None) -> bytes:
+    """The whole body."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _Disconnected
+        body += message.get("body", b"")
+        if max_bytes is not None and len(body) > max_bytes:
+            raise _TooLong
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _replay(body: bytes, receive: Receive) -> Receive:
+    sent = False
+
+    async def replay() -> Message:
+        nonlocal sent
+        if sent:
+            return await receive()
+        sent = True
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    return replay
+
+
+def _answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    code = "TEMPORARILY_UNAVAILABLE" if status == 503 else "INVALID_PARAMETER_VALUE"
+    return JSONResponse({"error_code": code, "message": message}, status, headers)
+
+
+def _unavailable(reason: str) -> JSONResponse:
+    return _answer(503, f"{reason}; try again", {"retry-after": str(RETRY_AFTER_SECONDS)})
