@@ -99,6 +99,7 @@ def down(
 ) -> None:
     """End running agents, then remove the stack; its data only with --volumes."""
     from paddock_cli.errors import Declined
+    from paddock_cli.settings import forget, paths
 
     stack = _stack()
     if volumes and not yes:
@@ -110,6 +111,7 @@ def down(
         if not agreed:
             raise Declined("a confirmation", "none", "nothing was changed; add --yes to go without a question")
     stack.down(volumes=volumes)
+    forget(paths())
     if as_json:
         console.document({"stack": stack.kind, "removed": True, "volumes": volumes})
 
@@ -277,6 +279,7 @@ def env(as_json: AsJson = False) -> None:
 
 @app.command()
 def test(
+    tests: Annotated[list[str] | None, typer.Argument(help="Files or folders under tests/; all if none.")] = None,
     require: Annotated[
         list[str] | None, typer.Option(help="docker or browser: missing is then a failure. Repeatable.")
     ] = None,
@@ -287,7 +290,7 @@ def test(
     from paddock_cli import testing
     from paddock_cli.settings import paths
 
-    summary = testing.run(paths(), set(require or []), keyword, as_json=as_json)
+    summary = testing.run(paths(), set(require or []), keyword, tests or [], as_json=as_json)
     if as_json:
         console.document(summary.as_json())
     raise typer.Exit(summary.exit_code)

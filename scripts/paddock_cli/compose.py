@@ -71,7 +71,6 @@ class ComposeStack:
         with console.step("removing the stack"):
             # The profiles' services too: their one-off containers and volumes belong to the stack.
             self._quiet("--profile", "*", "down", "--remove-orphans", *(["--volumes"] if volumes else []))
-        (self._where.state / "provider.env").unlink(missing_ok=True)
 
     def status(self) -> list[ServiceStatus]:
         """The services of the stack, agents that run included."""

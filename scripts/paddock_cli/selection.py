@@ -2,7 +2,7 @@
 
 from paddock_cli import console
 from paddock_cli.errors import ComposeMissing, EngineMissing, NotRunning
-from paddock_cli.settings import Paths, Settings, write_private
+from paddock_cli.settings import Paths, Settings, remember, write_private
 from paddock_cli.stack import Stack
 
 _NOTE = "stack"
@@ -41,6 +41,7 @@ def to_start(where: Paths, settings: Settings, *, embedded: bool, fall_back: boo
             console.warn(f"No Docker engine to use ({error.found}).")
             kind = "embedded"
     where.make()
+    remember(where, settings)
     write_private(where.state / _NOTE, kind)
     return make(kind, where, settings)
 

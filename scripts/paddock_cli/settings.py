@@ -15,6 +15,7 @@ PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "LLM_A
 PROVIDER_CHOICES = ("LLM_BASE_URL", "CODER_MODEL", "JUDGE_MODEL")
 DEFAULT_PORT = 5000
 DEFAULT_BASE_IMAGE = "debian:trixie-slim"
+_REMEMBERED = "provider.env"
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 
 
@@ -71,6 +72,8 @@ class Settings:
     """LLM_BASE_URL, CODER_MODEL and JUDGE_MODEL, those that are set."""
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     """Provider keys by variable name."""
+    remembered: dict[str, str] = field(default_factory=dict, repr=False)
+    """Those of both that came from the shell, now or at an earlier start, and don't stand in `.env`."""
 
 
 def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
@@ -80,10 +83,15 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
         BadSettings: a value can't be used; the text names the variable.
     """
     shell = dict(os.environ if environ is None else environ)
-    values = read_env_file(where.env_file) | {name: value for name, value in shell.items() if value}
-    remembered = read_env_file(where.state / "provider.env")
-    keys = {name: value for name in PROVIDER_KEYS if (value := values.get(name) or remembered.get(name))}
-    provider = {name: value for name in PROVIDER_CHOICES if (value := values.get(name) or remembered.get(name))}
+    written = read_env_file(where.env_file)
+    values = written | {name: value for name, value in shell.items() if value}
+    earlier = read_env_file(where.state / _REMEMBERED)
+    remembered = {
+        name: value
+        for name in (*PROVIDER_KEYS, *PROVIDER_CHOICES)
+        if (value := shell.get(name) or ("" if name in written else earlier.get(name)))
+    }
+    values = remembered | values
     settings = Settings(
         port=_number(values, "MLFLOW_PORT", DEFAULT_PORT, 0, 65535),
         mtu=_number(values, "NETWORK_MTU", 0, 576, 65535) or None,
@@ -91,8 +99,9 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
         base_image=values.get("BASE_IMAGE") or DEFAULT_BASE_IMAGE,
         python_index=values.get("UV_DEFAULT_INDEX") or values.get("PIP_INDEX_URL", ""),
         go_proxy=values.get("GOPROXY", ""),
-        provider=provider,
-        keys=keys,
+        provider={name: values[name] for name in PROVIDER_CHOICES if values.get(name)},
+        keys={name: values[name] for name in PROVIDER_KEYS if values.get(name)},
+        remembered=remembered,
     )
     _check_provider(settings)
     return settings
@@ -117,20 +126,18 @@ def read_env_file(path: Path) -> dict[str, str]:
         ) from None
 
 
-def remember_keys(where: Paths, settings: Settings) -> Path:
-    """Write keys and provider choices where only their owner reads them, for the next call without them in the shell.
+def remember(where: Paths, settings: Settings) -> None:
+    """Keep what the shell told of providers, for a later call from another shell; only the owner can read it."""
+    path = where.state / _REMEMBERED
+    if settings.remembered:
+        write_private(path, "".join(f"{name}='{value}'\n" for name, value in settings.remembered.items()))
+    else:
+        path.unlink(missing_ok=True)
 
-    Returns:
-        The dotenv file.
-    """
-    path = where.state / "provider.env"
-    lines = [
-        f"{name}='{escaped}'"
-        for name, value in (settings.provider | settings.keys).items()
-        if (escaped := value.replace("\\", "\\\\").replace("'", "\\'"))
-    ]
-    write_private(path, "\n".join(lines) + ("\n" if lines else ""))
-    return path
+
+def forget(where: Paths) -> None:
+    """Drop what `remember` kept."""
+    (where.state / _REMEMBERED).unlink(missing_ok=True)
 
 
 def write_private(path: Path, text: str) -> None:
@@ -166,8 +173,8 @@ def _ca_bundle(values: dict[str, str]) -> Path | None:
 
 def _check_provider(settings: Settings) -> None:
     for name, value in settings.keys.items():
-        if value != value.strip() or any(character.isspace() for character in value):
-            raise BadSettings(f"{name} to be one word", "blanks or line ends in it", f"copy the key of {name} anew")
+        if any(character.isspace() or character in "'\"" for character in value):
+            raise BadSettings(f"{name} to be one word", "blanks or quotes in it", f"copy the key of {name} anew")
     base = settings.provider.get("LLM_BASE_URL", "")
     if base:
         url = urlparse(base)

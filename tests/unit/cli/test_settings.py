@@ -1,0 +1,84 @@
+"""Where a setting comes from, and what is refused."""
+
+import stat
+
+import pytest
+
+from paddock_cli.errors import BadSettings
+from paddock_cli.settings import forget, load, remember
+
+
+def test_without_a_file_the_defaults_hold(where):
+    settings = load(where, {})
+
+    assert (settings.port, settings.base_image, settings.keys) == (5000, "debian:trixie-slim", {})
+
+
+def test_the_shell_wins_over_the_file(where):
+    (where.root / ".env").write_text("MLFLOW_PORT=5001\nOPENAI_API_KEY=from-file\n")
+
+    assert load(where, {}).port == 5001
+    settings = load(where, {"MLFLOW_PORT": "5002", "OPENAI_API_KEY": "from-shell"})
+    assert (settings.port, settings.keys) == (5002, {"OPENAI_API_KEY": "from-shell"})
+
+
+@pytest.mark.parametrize("value", ["abc", "-1", "65536", "50 00"])
+def test_a_port_that_is_none_is_refused(where, value):
+    with pytest.raises(BadSettings, match="MLFLOW_PORT"):
+        load(where, {"MLFLOW_PORT": value})
+
+
+def test_the_first_certificate_bundle_that_exists_is_taken(where, tmp_path):
+    bundle = tmp_path / "ca.pem"
+    bundle.touch()
+
+    assert load(where, {"SSL_CERT_FILE": "/no/such/file", "PIP_CERT": str(bundle)}).ca_bundle == bundle
+
+
+def test_a_named_bundle_that_is_missing_is_refused(where):
+    with pytest.raises(BadSettings, match="CA_BUNDLE"):
+        load(where, {"CA_BUNDLE": "/no/such/file"})
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [
+        ({"LLM_BASE_URL": "http://models:8000/v1", "CODER_MODEL": "custom/m"}, "LLM_API_KEY"),
+        ({"LLM_API_KEY": "k"}, "LLM_BASE_URL"),
+        ({"LLM_BASE_URL": "http://models:8000/v1", "LLM_API_KEY": "k"}, "CODER_MODEL"),
+        ({"LLM_BASE_URL": "models:8000", "LLM_API_KEY": "k", "CODER_MODEL": "custom/m"}, "http"),
+        ({"OPENAI_API_KEY": "two words"}, "OPENAI_API_KEY"),
+    ],
+)
+def test_half_a_provider_is_refused(where, given, named):
+    with pytest.raises(BadSettings, match=named):
+        load(where, given)
+
+
+def test_a_key_of_the_shell_is_remembered_privately_until_it_is_forgotten(where):
+    remember(where, load(where, {"OPENAI_API_KEY": "sk-1"}))
+
+    kept = where.state / "provider.env"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert load(where, {}).keys == {"OPENAI_API_KEY": "sk-1"}
+    forget(where)
+    assert load(where, {}).keys == {}
+
+
+def test_the_file_wins_over_what_was_remembered(where):
+    remember(where, load(where, {"OPENAI_API_KEY": "sk-1"}))
+    (where.root / ".env").write_text("OPENAI_API_KEY=sk-2\n")
+
+    assert load(where, {}).keys == {"OPENAI_API_KEY": "sk-2"}
+
+
+def test_a_key_of_the_file_is_not_remembered(where):
+    (where.root / ".env").write_text("OPENAI_API_KEY=sk-2\n")
+    remember(where, load(where, {}))
+    (where.root / ".env").unlink()
+
+    assert load(where, {}).keys == {}
+
+
+def test_keys_do_not_show_in_a_settings_text(where):
+    assert "sk-1" not in repr(load(where, {"OPENAI_API_KEY": "sk-1"}))
