@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-from common import ROOT, seconds, table
+from stack import ROOT, seconds, table
 
 IMAGES = ("secrets", "postgres", "object-store", "mlflow", "gate", "demo-model", "agent", "agent-browser")
 

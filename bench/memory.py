@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 
-from common import TASK, Project, project, table
+from stack import TASK, Project, project, table
 
 _FACTOR = {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3}
 

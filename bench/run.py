@@ -17,7 +17,7 @@ import time
 import urllib.request
 from typing import Any
 
-from common import ROOT, TASK, Project, project, seconds, table
+from stack import ROOT, TASK, Project, project, seconds, table
 
 JUDGES = {"relevance_to_query", "tool_call_efficiency"}
 DEADLINE_SECONDS = 180

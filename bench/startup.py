@@ -6,7 +6,7 @@ Cold: no volume, no container. Warm: after `stop`. The demo is measured on the r
 but images.
 """
 
-from common import project, seconds, table
+from stack import project, seconds, table
 
 
 def main() -> None:
