@@ -1,0 +1,56 @@
+#!/bin/bash
+# Starts the agent runner, or with `exec COMMAND …` any other program in the same environment.
+#   /run/handover/experiment_id   written by the stack's set-up: the MLflow experiment that the traces go to
+# Exit 78 (EX_CONFIG): the stack was not set up.
+set -euo pipefail
+
+fail() {
+	printf 'paddock-agent: %s\n' "$1" >&2
+	exit 78
+}
+
+# The user's umask, where the one who starts the container hands it over (octal, e.g. 0002).
+if [ -n "${PADDOCK_AGENT_UMASK:-}" ]; then
+	[[ "$PADDOCK_AGENT_UMASK" =~ ^0?[0-7]{3}$ ]] ||
+		fail "expected an octal umask such as 022 in PADDOCK_AGENT_UMASK, found '$PADDOCK_AGENT_UMASK'; correct or unset it."
+	umask "$PADDOCK_AGENT_UMASK"
+fi
+
+uid=$(id -u)
+gid=$(id -g)
+# git, ssh, whoami and Python's getpass want a name for the uid that the container happens to run as. The root is
+# read-only, so the name stands in libnss-extrausers' files on a tmpfs. It ignores entries with a gid below 500 other
+# than 100 (`users`), such as macOS' 20; the process keeps its own gid all the same.
+if ! getent passwd "$uid" >/dev/null; then
+	entry_gid=$gid
+	[ "$gid" -ge 500 ] || entry_gid=100
+	(
+		umask 022
+		printf 'agent:x:%s:%s:agent:%s:/bin/bash\n' "$uid" "$entry_gid" "$HOME" >/var/lib/extrausers/passwd
+		getent group "$gid" >/dev/null || printf 'agent:x:%s:\n' "$gid" >/var/lib/extrausers/group
+	) 2>/dev/null || printf 'paddock-agent: uid %s gets no name: /var/lib/extrausers is not writable; mount a tmpfs there.\n' "$uid" >&2
+fi
+# /state serves where HOME was left on the read-only root.
+if [ ! -w "$HOME" ]; then
+	export HOME=/state/home
+	mkdir -p "$HOME" 2>/dev/null || fail "expected a writable HOME or /state, found neither; mount a tmpfs on /home/agent or a volume on /state."
+fi
+export USER="${USER:-$(id -un 2>/dev/null || echo agent)}" LOGNAME="${LOGNAME:-${USER:-agent}}"
+
+# The experiment's id is looked up by the set-up and handed over in a file; it is never assumed.
+handover=/run/handover/experiment_id
+if [ -z "${OTEL_EXPORTER_OTLP_HEADERS:-}" ]; then
+	[ -s "$handover" ] ||
+		fail "expected the experiment's id in $handover, found none: the stack is not set up. Run: docker compose up -d --wait"
+	OTEL_EXPORTER_OTLP_HEADERS="x-mlflow-experiment-id=$(tr -d '[:space:]' <"$handover")"
+	export OTEL_EXPORTER_OTLP_HEADERS
+fi
+
+if [ "${1:-}" = exec ]; then
+	shift
+	[ $# -gt 0 ] || fail "expected a command after 'exec', found none; for a shell: exec bash"
+	# Programs started this way find openhands-sdk under `python`.
+	export PATH="/opt/venv/bin:$PATH"
+	exec "$@"
+fi
+exec paddock-agent "$@"

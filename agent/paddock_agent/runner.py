@@ -1,0 +1,360 @@
+"""One run from its first import to its last span."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from . import tracing
+from .errors import BudgetExhausted, RunStopped, UsageError
+from .history import History
+from .interruption import Interruption
+from .isolation import Surroundings, current_umask, give_user_mode
+from .outcomes import Outcome, detail_of, is_spent_budget, outcome_of
+from .output import Result, Started, Tokens, Writer
+from .settings import RunSettings, check_workspace
+from .tools import load_mcp_servers, make_tools
+
+if TYPE_CHECKING:
+    from openhands.sdk.conversation.impl.local_conversation import LocalConversation
+    from openhands.sdk.event import Event
+
+_CLOSE_SECONDS = 4.0
+_ORPHAN_REASON = (
+    "The run ended while this call was under way, so its effect is unknown. Look what is there before doing it again."
+)
+
+
+def run(settings: RunSettings, writer: Writer) -> NoReturn:
+    """Runs the task and ends the process with the outcome's exit code.
+
+    Raises:
+        UsageError: nothing was started; the settings can't be used.
+    """
+    started_at = time.monotonic()
+    history = History(settings.state_dir)
+    message: str | None
+    if settings.resume:
+        asked = settings.task
+        settings, task, lock = history.resume(settings)
+        message = asked if asked and asked.strip() != task.strip() else None
+    else:
+        lock = None
+        task = message = str(settings.task)
+    check_workspace(settings.workspace)
+    mcp = load_mcp_servers(settings.mcp, settings.workspace) if settings.mcp else {}
+    if lock is None:
+        lock = history.begin(settings)
+    session = _Session(settings, task, writer, started_at)
+    with Interruption(settings.timeout, session.exit_at_once) as interruption:
+        try:
+            session.open(history, mcp)
+            session.work(message)
+            outcome, said = session.end_state()
+        except RunStopped as stop:
+            outcome, said = stop.outcome, session.stopped_message(stop.outcome)
+        except UsageError:
+            raise
+        except Exception as error:
+            outcome, said = session.failure(error)
+        interruption.leave()
+        session.finish(outcome, said)
+
+
+class _Session:
+    """The conversation of one run with its trace."""
+
+    def __init__(self, settings: RunSettings, task: str, writer: Writer, started_at: float) -> None:
+        self._settings = settings
+        self._task = task
+        self._writer = writer
+        self._started_at = started_at
+        self._umask = current_umask()
+        self._conversation: LocalConversation | None = None
+        self._root: tracing.RootSpan | None = None
+        self._delivery = tracing.Delivery()
+        self._reported = threading.Lock()
+
+    def open(self, history: History, mcp: dict[str, dict[str, Any]]) -> None:
+        """Imports the SDK and builds the conversation; after this a trace has begun."""
+        settings = self._settings
+        surroundings = Surroundings(settings)
+        surroundings.close()
+        os.environ.setdefault("LMNR_INSTRUMENTS", tracing.INSTRUMENTS)
+        if not any(name.endswith("_PROTOCOL") for name in os.environ if name.startswith("OTEL_")):
+            # lmnr would speak gRPC, which MLflow does not take.
+            os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
+
+        from openhands.sdk import LLM, Agent
+        from openhands.sdk.context.condenser import default_condenser
+        from openhands.sdk.conversation.impl import local_conversation
+
+        # A plugin in the workspace (.agents/plugins, .openhands/plugins) may bring hooks and MCP servers: settings that the
+        # caller has not given. The SDK loads them without asking and has no switch for it.
+        local_conversation.load_available_plugins = lambda **_: {}  # type: ignore[assignment]
+
+        llm = LLM(
+            model=settings.model,
+            base_url=settings.llm_base_url,
+            api_key=settings.llm_api_key,
+            usage_id="agent",
+            timeout=int(settings.llm_timeout) or 1,
+            num_retries=settings.llm_attempts,
+            retry_min_wait=min(1, settings.llm_retry_wait),
+            retry_max_wait=settings.llm_retry_wait,
+            retry_multiplier=2,
+            retry_listener=self._on_retry,
+            max_output_tokens=settings.max_output_tokens,
+        )
+        agent = Agent(
+            llm=llm,
+            tools=make_tools(settings.tools),
+            mcp_config=mcp,
+            system_prompt_kwargs={"cli_mode": True},
+            condenser=default_condenser(llm.model_copy(update={"usage_id": "condenser"})),
+        )
+        self._conversation = local_conversation.LocalConversation(
+            agent=agent,
+            workspace=settings.workspace,
+            persistence_dir=history.runs,
+            conversation_id=settings.id,
+            callbacks=[self._on_event],
+            max_iteration_per_run=settings.max_iterations,
+            visualizer=None,
+            delete_on_close=False,
+            user_id=settings.user,
+        )
+        self._root = tracing.RootSpan(self._conversation)
+        self._root.begin(
+            task=self._task,
+            run_id=str(settings.id),
+            user=settings.user,
+            endpoint=settings.endpoint,
+            tags=settings.tags,
+        )
+        self._delivery.watch()
+        surroundings.hide_from_tools()
+        self._writer.started(
+            Started(
+                run_id=str(settings.id),
+                trace_id=self._root.trace_id,
+                endpoint=settings.endpoint,
+                model=settings.model,
+                workspace=str(settings.workspace),
+                tools=[*settings.tools, *(f"mcp:{name}" for name in mcp)],
+                max_iterations=settings.max_iterations,
+                timeout_seconds=settings.timeout,
+                resumed=settings.resume is not None,
+                experiment_id=settings.experiment_id,
+            )
+        )
+        if self._root.trace_id is None:
+            self._writer.notice(
+                "NO TRACE: expected a collector's address in OTEL_EXPORTER_OTLP_ENDPOINT, found none; "
+                "the run goes on without a trace"
+            )
+
+    def work(self, message: str | None) -> None:
+        """Sends the message, if any, and lets the agent work until it ends."""
+        conversation = self._the_conversation()
+        if message is None and not any(event.source == "user" for event in conversation.state.events):
+            message = self._task
+        if self._settings.resume and self._open_calls(conversation):
+            # Not done again blindly: the agent is told, and looks.
+            conversation.reject_pending_actions(_ORPHAN_REASON)
+        if message is not None:
+            conversation.send_message(message)
+        conversation.run()
+
+    def end_state(self) -> tuple[Outcome, str]:
+        """The outcome and the last words of a conversation whose `run` returned."""
+        from openhands.sdk.conversation.response_utils import get_agent_final_response
+        from openhands.sdk.conversation.state import ConversationExecutionStatus as Status
+        from openhands.sdk.event import MessageEvent
+
+        conversation, settings = self._the_conversation(), self._settings
+        status = conversation.state.execution_status
+        events = list(conversation.state.events)
+        said = get_agent_final_response(events).strip()
+        if status == Status.FINISHED:
+            last = next((event for event in reversed(events) if event.source == "agent"), None)
+            # An agent that has something to ask can only say so in a message; `finish` is the tool for being done.
+            if isinstance(last, MessageEvent) and said.endswith("?"):
+                return Outcome.WAITING, f"{said}\n(answer it: paddock-agent --resume {settings.id} \"ANSWER\")"
+            return Outcome.FINISHED, said or "done"
+        if status == Status.STUCK:
+            return Outcome.STUCK, (
+                "the agent did the same again and again and was stopped; say the task in smaller parts, or try another endpoint"
+            )
+        if status == Status.WAITING_FOR_CONFIRMATION:
+            return Outcome.WAITING, "the agent waits for an action to be confirmed"
+        error = next((event for event in reversed(events) if type(event).__name__ == "ConversationErrorEvent"), None)
+        code, detail = getattr(error, "code", ""), getattr(error, "detail", "")
+        if code == "MaxIterationsReached":
+            return Outcome.MAX_ITERATIONS, (
+                f"stopped after {settings.max_iterations} steps, the limit; raise --max-iterations, "
+                f"or go on with --resume {settings.id}"
+            )
+        if code == "MaxBudgetReached":
+            return Outcome.BUDGET, str(detail)
+        return Outcome.ERROR, str(detail) or f"the conversation ended as {status.value}"
+
+    def stopped_message(self, outcome: Outcome) -> str:
+        """What is said of a run that a signal or the wall clock ended."""
+        go_on = f"go on with --resume {self._settings.id}"
+        if outcome is Outcome.TIMEOUT:
+            return f"stopped after {self._settings.timeout:g} s, the limit; raise --timeout, or {go_on}"
+        name = "SIGINT" if outcome is Outcome.INTERRUPTED else "SIGTERM"
+        return f"stopped by {name}; {go_on}"
+
+    def failure(self, error: Exception) -> tuple[Outcome, str]:
+        """The outcome and message of an exception out of the SDK."""
+        settings, outcome, detail = self._settings, outcome_of(error), detail_of(error)
+        go_on = f"go on with --resume {settings.id}"
+        if outcome is Outcome.BUDGET:
+            return outcome, f"the gateway refused a call because a budget is spent: {detail}; raise the budget, then {go_on}"
+        if outcome is Outcome.AUTHENTICATION:
+            return outcome, (
+                f"expected {settings.llm_base_url} to accept the run's key for endpoint {settings.endpoint!r}, found: {detail}; "
+                f"check LLM_API_KEY, and the provider's key in the gateway, then {go_on}"
+            )
+        if outcome is Outcome.UNKNOWN_ENDPOINT:
+            return outcome, (
+                f"expected an endpoint {settings.endpoint!r} at {settings.llm_base_url}, found none: {detail}; "
+                "MLflow lists the endpoints under AI Gateway; name one of them with --endpoint"
+            )
+        if outcome is Outcome.PROVIDER_UNAVAILABLE:
+            return outcome, (
+                f"expected an answer from {settings.llm_base_url} within {settings.llm_attempts} attempts, found: {detail}; "
+                f"see whether the gateway and its provider are up, then {go_on}"
+            )
+        return outcome, detail
+
+    def finish(self, outcome: Outcome, said: str) -> NoReturn:
+        """Closes the trace, sends it, prints the result and ends the process."""
+        settings = self._settings
+        # Whatever hangs from here on, the process ends.
+        deadline = threading.Timer(_CLOSE_SECONDS + settings.flush_timeout + 3, self.exit_at_once, [outcome])
+        deadline.daemon = True
+        deadline.start()
+        if self._conversation is None:
+            self._report(outcome, said, None)
+        self._leave_state_honest(outcome)
+        if self._root:
+            self._root.end(outcome=outcome.value, finished=outcome is Outcome.FINISHED, output=said)
+        closing = threading.Thread(target=self._close, daemon=True, name="close")
+        closing.start()
+        delivered = self._send(settings.flush_timeout)
+        closing.join(_CLOSE_SECONDS)
+        self._report(outcome, said, delivered)
+
+    def exit_at_once(self, outcome: Outcome) -> NoReturn:
+        """The second signal, or a run that does not come to its end: the trace is closed and sent, then the process ends."""
+        said = self.stopped_message(outcome) if outcome.exit_code > 100 else outcome.value
+        if self._root:
+            self._root.end(outcome=outcome.value, finished=outcome is Outcome.FINISHED, output=said)
+        self._report(outcome, said, self._send(2))
+
+    def _the_conversation(self) -> LocalConversation:
+        assert self._conversation is not None, "open() comes first"
+        return self._conversation
+
+    def _on_event(self, event: Event) -> None:
+        observation: Any = getattr(event, "observation", None)
+        if type(observation).__name__ == "FileEditorObservation" and not observation.prev_exist and observation.path:
+            with contextlib.suppress(OSError):
+                give_user_mode(Path(observation.path), self._umask)
+        self._writer.event(event)
+
+    def _on_retry(self, attempt: int, attempts: int, error: BaseException | None) -> None:
+        if error is not None and is_spent_budget(error):
+            raise BudgetExhausted(detail_of(error)) from error
+        why = detail_of(error) if error is not None else "no answer"
+        self._writer.notice(f"model call failed, attempt {attempt} of {attempts}: {why[:200]}")
+
+    @staticmethod
+    def _open_calls(conversation: LocalConversation) -> bool:
+        from openhands.sdk.conversation.state import ConversationState
+
+        return bool(ConversationState.get_unmatched_actions(conversation.state.active_branch()))
+
+    def _leave_state_honest(self, outcome: Outcome) -> None:
+        """On disk a stopped run is paused, not running."""
+        from openhands.sdk.conversation.state import ConversationExecutionStatus as Status
+
+        state = self._the_conversation().state
+        if outcome in {Outcome.TIMEOUT, Outcome.INTERRUPTED, Outcome.TERMINATED}:
+            with contextlib.suppress(Exception), state:
+                if state.execution_status == Status.RUNNING:
+                    state.execution_status = Status.PAUSED
+
+    def _close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._the_conversation().close()
+
+    def _send(self, seconds: float) -> bool | None:
+        """Sends the last spans; None where no traces are sent."""
+        if self._root is None or self._root.trace_id is None:
+            return None
+        flushed = tracing.flush(seconds)
+        delivered = flushed and self._delivery.lost == 0 and self._delivery.sent > 0
+        if not delivered:
+            lost = f"{self._delivery.lost} spans refused" if self._delivery.lost else f"no answer within {seconds:g} s"
+            self._writer.notice(
+                f"TRACE NOT DELIVERED: expected {self._settings.otel_endpoint} to take it, found: "
+                f"{self._delivery.reason or lost}; the work is done all the same; see whether the collector is up and "
+                "OTEL_EXPORTER_OTLP_HEADERS names an experiment it knows"
+            )
+        return delivered
+
+    def _report(self, outcome: Outcome, said: str, delivered: bool | None) -> NoReturn:
+        if not self._reported.acquire(blocking=False):
+            # Another thread is at it and will end the process.
+            threading.Event().wait(5)
+        with contextlib.suppress(Exception):
+            self._writer.result(self._result(outcome, said, delivered))
+        with contextlib.suppress(OSError):
+            sys.stderr.flush()
+        # Not sys.exit: threads of a cut-off tool call or of an exporter that waits for a dead collector would be joined.
+        os._exit(outcome.exit_code)
+
+    def _result(self, outcome: Outcome, said: str, delivered: bool | None) -> Result:
+        settings = self._settings
+        result = Result(
+            run_id=str(settings.id),
+            trace_id=self._root.trace_id if self._root else None,
+            outcome=outcome.value,
+            exit_code=outcome.exit_code,
+            message=said if delivered is not False else f"{said} (the trace was not delivered in full)",
+            seconds=round(time.monotonic() - self._started_at, 3),
+            endpoint=settings.endpoint,
+            model=settings.model,
+            trace_delivered=delivered,
+        )
+        if self._conversation is None:
+            return result
+        steps: set[str] = set()
+        for event in list(self._conversation.state.events):
+            response_id = getattr(event, "llm_response_id", None)
+            if event.source == "agent" and response_id:
+                steps.add(response_id)
+            if type(event).__name__ == "ActionEvent":
+                name = str(getattr(event, "tool_name", ""))
+                result.tools[name] = result.tools.get(name, 0) + 1
+        metrics = self._conversation.conversation_stats.get_combined_metrics()
+        usage = metrics.accumulated_token_usage
+        if usage is not None:
+            result.tokens = Tokens(
+                input=usage.prompt_tokens,
+                cached_input=usage.cache_read_tokens,
+                output=usage.completion_tokens,
+                reasoning=usage.reasoning_tokens,
+            )
+        result.steps = len(steps)
+        result.cost_usd = metrics.accumulated_cost or None
+        return result

@@ -1,0 +1,86 @@
+"""The agent's tools by the names that users give them, and MCP servers from a JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import UsageError
+
+if TYPE_CHECKING:
+    from openhands.sdk import Tool
+
+
+def make_tools(names: Iterable[str]) -> list[Tool]:
+    """Registers and names the tools.
+
+    Raises:
+        UsageError: the browser is asked for where no Chromium is installed.
+    """
+    return [_make_tool(name) for name in names]
+
+
+def _make_tool(name: str) -> Tool:
+    from openhands.sdk import Tool
+
+    # Imported one by one: each costs start-up time, the browser's most of all.
+    if name == "terminal":
+        from openhands.tools.terminal import TerminalTool as tool
+    elif name == "file_editor":
+        from openhands.tools.file_editor import FileEditorTool as tool
+    elif name == "task_tracker":
+        from openhands.tools.task_tracker import TaskTrackerTool as tool
+    elif name == "glob":
+        from openhands.tools.glob import GlobTool as tool
+    elif name == "grep":
+        from openhands.tools.grep import GrepTool as tool
+    else:
+        return _make_browser()
+    return Tool(name=tool.name)
+
+
+def _make_browser() -> Tool:
+    from openhands.sdk import Tool
+    from openhands.tools.browser_use import BrowserToolSet
+    from openhands.tools.browser_use.impl import BrowserToolExecutor
+
+    if BrowserToolExecutor.check_chromium_available() is None:
+        raise UsageError(
+            "expected Chromium for the browser tool, found none; use the image paddock/agent-browser "
+            "(service agent-browser), or install the package chromium"
+        )
+    return Tool(name=BrowserToolSet.name)
+
+
+def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:
+    """The servers of a file in the usual form `{"mcpServers": {name: {"command": …} or {"url": …}}}`.
+
+    A server that is a command starts in the workspace unless it names its own `cwd`.
+
+    Raises:
+        UsageError: the file can't be read or has another form.
+    """
+    form = '{"mcpServers": {"name": {"command": "…"} or {"url": "https://…"}}}'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"expected an MCP file at {path}, found nothing; correct --mcp") from None
+    except OSError as error:
+        raise UsageError(f"expected a readable MCP file at {path}, found {error.strerror}; correct --mcp") from None
+    except ValueError as error:
+        raise UsageError(f"expected JSON in {path}, found {error}; the form is {form}") from None
+    servers = content.get("mcpServers") if isinstance(content, dict) else None
+    if not isinstance(servers, dict) or not servers:
+        raise UsageError(f"expected at least one entry under mcpServers in {path}, found none; the form is {form}")
+    for name, server in servers.items():
+        if not isinstance(server, dict) or bool(server.get("command")) == bool(server.get("url")):
+            raise UsageError(
+                f"expected either command or url for the server {name!r} in {path}, found "
+                f"{'both' if isinstance(server, dict) and server.get('url') else 'neither'}; the form is {form}"
+            )
+    return {
+        name: {"cwd": str(workspace), **server} if server.get("command") else dict(server)
+        for name, server in servers.items()
+    }

@@ -1,0 +1,131 @@
+"""The run's root span, and whether its spans were delivered.
+
+OpenHands opens one root span a conversation and closes it with the conversation. What MLflow reads from the root
+alone (previews, session, user, state) is put there; what every OpenHands user needs is done at ingest instead.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openhands.sdk.conversation.impl.local_conversation import LocalConversation
+    from opentelemetry.sdk.trace import ReadableSpan
+
+_TRACE_NAME_LENGTH = 80
+# The instrumentations that a run needs: the others only cost start-up time.
+INSTRUMENTS = "litellm,mcp"
+
+
+class Delivery:
+    """Counts the spans that the collector took and those it did not."""
+
+    def __init__(self) -> None:
+        self.sent = 0
+        self.lost = 0
+        self.reason: str | None = None
+        self._lock = threading.Lock()
+
+    def watch(self) -> None:
+        """Hooks in after the SDK has set up its exporter; without an exporter nothing is counted."""
+        from lmnr.opentelemetry_lib.tracing import TracerWrapper
+
+        processor = getattr(TracerWrapper, "instance", None) and TracerWrapper.instance._span_processor
+        exporter = getattr(processor, "exporter", None)
+        if exporter is None:
+            return
+        logging.getLogger("opentelemetry.exporter.otlp.proto.http.trace_exporter").addHandler(_Reason(self))
+        exporter.export = self._counting(exporter.export)
+
+    def _counting(self, export: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def counted(spans: list[ReadableSpan]) -> Any:
+            from opentelemetry.sdk.trace.export import SpanExportResult
+
+            result = SpanExportResult.FAILURE
+            try:
+                result = export(spans)
+            finally:
+                with self._lock:
+                    if result is SpanExportResult.SUCCESS:
+                        self.sent += len(spans)
+                    else:
+                        self.lost += len(spans)
+            return result
+
+        return counted
+
+
+class _Reason(logging.Handler):
+    """Keeps what the exporter logs about its last failure; there is no other way to learn it."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        super().__init__(logging.WARNING)
+        self._delivery = delivery
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._delivery.reason = " ".join(record.getMessage().split())[:300]
+
+
+class RootSpan:
+    """The conversation's root span as MLflow is to see it. Does nothing where no traces are sent."""
+
+    def __init__(self, conversation: LocalConversation) -> None:
+        # No public way leads to it; a test fails should the SDK name it otherwise.
+        root = conversation._observability_root_span
+        self._root = root
+        self._span = None if root is None else root.span
+        self._lock = threading.Lock()
+        self._ended = False
+
+    @property
+    def trace_id(self) -> str | None:
+        """MLflow's id of the trace, `tr-` and 32 hexadecimal digits."""
+        return None if self._span is None else f"tr-{self._span.get_span_context().trace_id:032x}"
+
+    def begin(self, *, task: str, run_id: str, user: str | None, endpoint: str, tags: Mapping[str, str]) -> None:
+        """What is known from the start; the root is stored when it ends."""
+        name = " ".join(task.split())
+        if len(name) > _TRACE_NAME_LENGTH:
+            name = name[: _TRACE_NAME_LENGTH - 1] + "…"
+        attributes = {
+            "session.id": run_id,
+            "mlflow.spanInputs": json.dumps(task, ensure_ascii=False),
+            "mlflow.traceTag.mlflow.traceName": name,
+            "mlflow.traceTag.paddock.run_id": run_id,
+            "mlflow.traceTag.paddock.endpoint": endpoint,
+            **{f"mlflow.traceTag.{key}": value for key, value in tags.items()},
+        }
+        if user:
+            attributes["user.id"] = user
+        if self._span is not None:
+            for key, value in attributes.items():
+                self._span.set_attribute(key, value)
+
+    def end(self, *, outcome: str, finished: bool, output: str) -> None:
+        """Closes the trace with its outcome: state OK for a finished run, ERROR for every other. Later calls do nothing."""
+        with self._lock:
+            if self._ended or self._span is None or self._root is None:
+                return
+            self._ended = True
+            from opentelemetry.trace import Status, StatusCode
+
+            self._span.set_attribute("mlflow.spanOutputs", json.dumps(output, ensure_ascii=False))
+            self._span.set_attribute("mlflow.traceTag.paddock.outcome", outcome)
+            status = Status(StatusCode.OK) if finished else Status(StatusCode.ERROR, f"{outcome}: {output}"[:500])
+            self._span.set_status(status)
+            self._root.end()
+
+
+def flush(seconds: float) -> bool:
+    """Sends what is still held; False where that took longer than `seconds` or failed."""
+    from lmnr import Laminar
+
+    done: list[bool] = []
+    worker = threading.Thread(target=lambda: done.append(Laminar.flush()), daemon=True, name="flush")
+    worker.start()
+    worker.join(seconds)
+    return bool(done and done[0])
