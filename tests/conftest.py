@@ -65,7 +65,12 @@ def pytest_report_header() -> list[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what the machine can't run; where it is required, let it run into the reason."""
-    marked = {mark for item in items for mark in ("docker", "browser") if item.get_closest_marker(f"requires_{mark}")}
+    marked = {
+        mark
+        for item in items
+        for mark in ("docker", "browser")
+        if item.get_closest_marker(f"requires_{mark}")
+    }
     if not marked:
         return
     missing = _given_missing()

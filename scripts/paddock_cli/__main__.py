@@ -37,7 +37,7 @@ def main() -> int:
         # Whoever read the output has left (`| head`). Python would complain once more when it closes the stream.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.OK
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - nobody above this could report it
         return _report_unexpected(error, as_json)
 
 
@@ -56,7 +56,12 @@ def _report_usage(error: Exception, as_json: bool) -> int:
     if as_json:
         console.document(
             {
-                "error": {"kind": "Usage", "expected": "a valid call", "found": message, "remedy": f"{path} --help"},
+                "error": {
+                    "kind": "Usage",
+                    "expected": "a valid call",
+                    "found": message,
+                    "remedy": f"{path} --help",
+                },
                 "exit_code": int(ExitCode.USAGE),
             }
         )
@@ -82,7 +87,12 @@ def _report_unexpected(error: Exception, as_json: bool) -> int:
     if as_json:
         console.document(
             {
-                "error": {"kind": "Unexpected", "expected": "no such failure", "found": found, "remedy": details},
+                "error": {
+                    "kind": "Unexpected",
+                    "expected": "no such failure",
+                    "found": found,
+                    "remedy": details,
+                },
                 "exit_code": int(ExitCode.UNEXPECTED),
             }
         )

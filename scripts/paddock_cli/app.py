@@ -2,12 +2,16 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from paddock_cli import console
 from paddock_cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from paddock_cli.stack import Stack
+    from paddock_cli.task import Report
 
 app = typer.Typer(
     name="paddock",
@@ -18,7 +22,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")]
+AsJson = Annotated[
+    bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")
+]
 Embedded = Annotated[bool, typer.Option("--embedded", help="Without Docker, as plain processes: no fence.")]
 Workspace = Annotated[
     Path | None, typer.Option("--workspace", "-w", help="Folder that the agent works on.", show_default=False)
@@ -30,7 +36,10 @@ JudgeSeconds = Annotated[
 
 @app.command()
 def demo(
-    workspace: Workspace = None, embedded: Embedded = False, judge_timeout: JudgeSeconds = 120, as_json: AsJson = False
+    workspace: Workspace = None,
+    embedded: Embedded = False,
+    judge_timeout: JudgeSeconds = 120,
+    as_json: AsJson = False,
 ) -> None:
     """Bring everything up and run the first task, judged; without Docker it runs embedded and says so."""
     from paddock_cli import demo as first_task
@@ -46,13 +55,14 @@ def demo(
         order = first_task.order(where, checked(workspace))
     assert order is not None
     stack = selection.to_start(where, settings, embedded=embedded, fall_back=True)
-    first = stack.up()
+    stack.up()
     console.say(f"Task: {order.task}\nWorkspace: {order.workspace}", style="bold")
     report = task.perform(stack, order, where, as_json=as_json, judge_seconds=judge_timeout)
     _finish(report, as_json)
     if not as_json:
         connection = stack.connection()
-        shown = f"password {connection.password}" if first else "password by: ./paddock password"
+        new = selection.password_is_new(where, connection.password)
+        shown = f"password {connection.password}" if new else "password by: ./paddock password"
         console.say(f"Log in as {connection.user}, {shown}")
     raise typer.Exit(report.result.exit_code)
 
@@ -69,8 +79,9 @@ def up(
 
     where = paths()
     stack = selection.to_start(where, load(where), embedded=embedded, fall_back=False)
-    first = stack.up(build=not no_build)
+    stack.up(build=not no_build)
     connection = stack.connection()
+    first = selection.password_is_new(where, connection.password)
     if as_json:
         password = {"password": connection.password} if first else {}
         console.document({"stack": stack.kind, "url": connection.url, "user": connection.user, **password})
@@ -93,7 +104,9 @@ def stop(as_json: AsJson = False) -> None:
 
 @app.command()
 def down(
-    volumes: Annotated[bool, typer.Option("--volumes", "-v", help="Remove the data too: traces, secrets, all.")] = False,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", "-v", help="Remove the data too: traces, secrets, all.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -109,7 +122,9 @@ def down(
         except typer.Abort:
             agreed = False
         if not agreed:
-            raise Declined("a confirmation", "none", "nothing was changed; add --yes to go without a question")
+            raise Declined(
+                "a confirmation", "none", "nothing was changed; add --yes to go without a question"
+            )
     stack.down(volumes=volumes)
     forget(paths())
     if as_json:
@@ -127,7 +142,12 @@ def status(as_json: AsJson = False) -> None:
     url = stack.connection().url if running and all(s.health != "starting" for s in services) else ""
     if as_json:
         console.document(
-            {"stack": stack.kind, "running": running, "url": url, "services": [asdict(one) for one in services]}
+            {
+                "stack": stack.kind,
+                "running": running,
+                "url": url,
+                "services": [asdict(one) for one in services],
+            }
         )
     elif services:
         console.out.print(f"{stack.kind} stack{f' at {url}' if url else ''}", soft_wrap=True)
@@ -164,16 +184,23 @@ def run(
     max_iterations: Annotated[int | None, typer.Option(min=1, help="Steps at most.")] = None,
     timeout: Annotated[int | None, typer.Option(min=1, help="Seconds at most.")] = None,
     expect: Annotated[
-        list[str] | None, typer.Option(help="What the answer must say, for the judge Correctness. Repeatable.")
+        list[str] | None,
+        typer.Option(help="What the answer must say, for the judge Correctness. Repeatable."),
     ] = None,
     tools: Annotated[
         str | None,
-        typer.Option(help="Of terminal,file_editor,task_tracker,glob,grep,browser. [default: the first three]"),
+        typer.Option(
+            help="Of terminal,file_editor,task_tracker,glob,grep,browser. [default: the first three]"
+        ),
     ] = None,
     mcp: Annotated[Path | None, typer.Option(help="JSON file of MCP servers.")] = None,
-    resume: Annotated[str | None, typer.Option(metavar="RUN_ID", help="Go on with a run that was cut off.")] = None,
+    resume: Annotated[
+        str | None, typer.Option(metavar="RUN_ID", help="Go on with a run that was cut off.")
+    ] = None,
     user: Annotated[str | None, typer.Option(help="Name in the trace. [default: yours]")] = None,
-    tag: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the trace. Repeatable.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the trace. Repeatable.")
+    ] = None,
     judge_timeout: JudgeSeconds = 120,
     as_json: AsJson = False,
 ) -> None:
@@ -223,11 +250,16 @@ def traces(
     found = server.traces(experiment_id, limit, filter_string)
     if as_json:
         console.document(
-            {"traces": [trace_json(trace) | {"link": server.trace_link(experiment_id, trace.trace_id)} for trace in found]}
+            {
+                "traces": [
+                    trace_json(trace) | {"link": server.trace_link(experiment_id, trace.trace_id)}
+                    for trace in found
+                ]
+            }
         )
         return
     if found:
-        console.out.print(render.traces_table(found))
+        render.traces(found)
     else:
         console.out.print("no traces yet")
     console.out.print(server.experiment_link(experiment_id), soft_wrap=True)
@@ -235,8 +267,13 @@ def traces(
 
 @app.command()
 def evaluate(
-    ids: Annotated[list[str] | None, typer.Argument(help="Trace or run ids; the newest traces if none.")] = None,
-    judge: Annotated[list[str] | None, typer.Option("--judge", "-j", help="Judge by name. Repeatable. [default: all that can]")] = None,
+    ids: Annotated[
+        list[str] | None, typer.Argument(help="Trace or run ids; the newest traces if none.")
+    ] = None,
+    judge: Annotated[
+        list[str] | None,
+        typer.Option("--judge", "-j", help="Judge by name. Repeatable. [default: all that can]"),
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="How many of the newest.")] = 5,
     expect: Annotated[list[str] | None, typer.Option(help="What the answers must say. Repeatable.")] = None,
     judge_timeout: JudgeSeconds = 120,
@@ -279,7 +316,9 @@ def env(as_json: AsJson = False) -> None:
 
 @app.command()
 def test(
-    tests: Annotated[list[str] | None, typer.Argument(help="Files or folders under tests/; all if none.")] = None,
+    tests: Annotated[
+        list[str] | None, typer.Argument(help="Files or folders under tests/; all if none.")
+    ] = None,
     require: Annotated[
         list[str] | None, typer.Option(help="docker or browser: missing is then a failure. Repeatable.")
     ] = None,
@@ -296,7 +335,7 @@ def test(
     raise typer.Exit(summary.exit_code)
 
 
-def _stack():  # noqa: ANN202 - the protocol is imported late
+def _stack() -> "Stack":
     from paddock_cli import selection
     from paddock_cli.settings import load, paths
 
@@ -304,7 +343,7 @@ def _stack():  # noqa: ANN202 - the protocol is imported late
     return selection.running(where, load(where))
 
 
-def _finish(report, as_json: bool) -> None:  # noqa: ANN001
+def _finish(report: "Report", as_json: bool) -> None:
     from paddock_cli import task
 
     if as_json:

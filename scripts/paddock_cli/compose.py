@@ -11,7 +11,14 @@ from pathlib import Path
 
 from paddock_cli import console, preflight, processes
 from paddock_cli.errors import BadSettings, BuildFailed, NotRunning, PortTaken, StartFailed
-from paddock_cli.settings import PROVIDER_CHOICES, PROVIDER_KEYS, Paths, Settings, read_env_file, write_private
+from paddock_cli.settings import (
+    PROVIDER_CHOICES,
+    PROVIDER_KEYS,
+    Paths,
+    Settings,
+    read_env_file,
+    write_private,
+)
 from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
 
 ADMIN = "admin"
@@ -24,7 +31,9 @@ MCP_TARGET = "/run/paddock-mcp.json"
 _OTHER_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
 _SECRETS = (*PROVIDER_KEYS, *_OTHER_SECRETS)
 _BUILD_STEP = re.compile(r"^#\d+ \[(?P<service>[\w-]+)(?: [\w.-]+)? +(?P<step>\d+/\d+)\] (?P<what>.*)")
-_SERVICE_STATES = re.compile(r"^(?:Container )?(?P<name>\S+)\s+(?P<state>Waiting|Healthy|Started|Exited|Error)")
+_SERVICE_STATES = re.compile(
+    r"^(?:Container )?(?P<name>\S+)\s+(?P<state>Waiting|Healthy|Started|Exited|Error)"
+)
 
 
 class ComposeStack:
@@ -38,9 +47,8 @@ class ComposeStack:
         self._docker = preflight.docker()
         self._env_file = where.state / "compose.env"
 
-    def up(self, *, build: bool = True) -> bool:
+    def up(self, *, build: bool = True) -> None:
         """Build what is missing, start, and wait until every service is healthy."""
-        first = not self._volume_exists("vault")
         running = {service.name for service in self.status() if service.state == "running"}
         if "mlflow" not in running:
             self._require_port()
@@ -53,11 +61,18 @@ class ComposeStack:
             self._build()
         with console.step("starting the stack") as step:
             self._checked(
-                ["up", "--detach", "--wait", "--wait-timeout", str(WAIT_SECONDS), "--no-build", "--remove-orphans"],
+                [
+                    "up",
+                    "--detach",
+                    "--wait",
+                    "--wait-timeout",
+                    str(WAIT_SECONDS),
+                    "--no-build",
+                    "--remove-orphans",
+                ],
                 step,
                 "every service to become healthy",
             )
-        return first
 
     def stop(self) -> None:
         """End agents, then stop the services."""
@@ -83,7 +98,8 @@ class ComposeStack:
             ServiceStatus(
                 name=row["Service"],
                 state=row.get("State", ""),
-                health=row.get("Health", "") or (f"exit code {row['ExitCode']}" if row.get("State") == "exited" else ""),
+                health=row.get("Health", "")
+                or (f"exit code {row['ExitCode']}" if row.get("State") == "exited" else ""),
                 memory=memory.get(row["Name"], 0),
             )
             for row in sorted(rows, key=lambda row: row["Service"])
@@ -91,7 +107,13 @@ class ComposeStack:
 
     def logs(self, services: list[str], *, follow: bool, tail: int) -> Iterator[str]:
         """Lines of the services' logs."""
-        command = ["logs", "--no-color", "--tail", str(tail) if tail else "all", *(["--follow"] if follow else [])]
+        command = [
+            "logs",
+            "--no-color",
+            "--tail",
+            str(tail) if tail else "all",
+            *(["--follow"] if follow else []),
+        ]
         process = subprocess.Popen(
             self._command([*command, *services]),
             env=self._variables(),
@@ -151,10 +173,10 @@ class ComposeStack:
 
         The runner ends its conversation on SIGTERM and closes its trace as ERROR.
         """
+        labels = (f"com.docker.compose.project={self._project()}", "com.docker.compose.oneoff=True")
+        filters = [word for label in labels for word in ("--filter", f"label={label}")]
         found = subprocess.run(
-            [self._docker, "ps", "--quiet"]
-            + ["--filter", f"label=com.docker.compose.project={self._project()}"]
-            + ["--filter", "label=com.docker.compose.oneoff=True"],
+            [self._docker, "ps", "--quiet", *filters],
             capture_output=True,
             text=True,
             check=False,
@@ -162,7 +184,9 @@ class ComposeStack:
         if found:
             with console.step(f"ending {len(found)} running agent(s)"):
                 subprocess.run(
-                    [self._docker, "stop", "--time", str(AGENT_GRACE_SECONDS), *found], capture_output=True, check=False
+                    [self._docker, "stop", "--time", str(AGENT_GRACE_SECONDS), *found],
+                    capture_output=True,
+                    check=False,
                 )
         return len(found)
 
@@ -175,14 +199,21 @@ class ComposeStack:
             return
         with console.step(f"fetching the base image {image}") as step:
             pulled = subprocess.run(
-                [self._docker, "pull", "--quiet", image], capture_output=True, text=True, check=False, timeout=600
+                [self._docker, "pull", "--quiet", image],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=600,
             )
             step.result = "pulled" if pulled.returncode == 0 else "no registry answers"
         if pulled.returncode == 0:
             return
         with console.step(f"making the base image {image} from this machine's package mirror (2 to 3 min)"):
             made = subprocess.run(
-                [str(self._where.root / "scripts" / "make-base-image"), image], capture_output=True, text=True, check=False
+                [str(self._where.root / "scripts" / "make-base-image"), image],
+                capture_output=True,
+                text=True,
+                check=False,
             )
         if made.returncode or not self._image_exists(image):
             told = (made.stderr or made.stdout).strip()[-1000:]
@@ -229,7 +260,10 @@ class ComposeStack:
 
     def _image_exists(self, image: str) -> bool:
         return (
-            subprocess.run([self._docker, "image", "inspect", image], capture_output=True, check=False).returncode == 0
+            subprocess.run(
+                [self._docker, "image", "inspect", image], capture_output=True, check=False
+            ).returncode
+            == 0
         )
 
     # What Compose is told
@@ -262,7 +296,9 @@ class ComposeStack:
 
     def _variables(self) -> dict[str, str]:
         """Compose's own environment: the caller's, without a secret in it."""
-        kept = {name: value for name, value in os.environ.items() if name not in (*_SECRETS, *PROVIDER_CHOICES)}
+        kept = {
+            name: value for name, value in os.environ.items() if name not in (*_SECRETS, *PROVIDER_CHOICES)
+        }
         kept["PADDOCK_ENV_FILE"] = str(self._env_file)
         kept["COMPOSE_PROGRESS"] = kept.get("COMPOSE_PROGRESS", "plain")
         return kept
@@ -274,7 +310,14 @@ class ComposeStack:
             self._write_env_file()
         root = self._where.root
         return [
-            *[self._docker, "compose", "--project-directory", str(root), "--file", str(root / "docker-compose.yml")],
+            *[
+                self._docker,
+                "compose",
+                "--project-directory",
+                str(root),
+                "--file",
+                str(root / "docker-compose.yml"),
+            ],
             *["--env-file", str(self._env_file), *arguments],
         ]
 
@@ -317,8 +360,12 @@ class ComposeStack:
             return
         if any("port is already allocated" in line or "address already in use" in line for line in told):
             raise self._port_taken()
-        bad = [s for s in self.status() if s.health == "unhealthy" or (s.state == "exited" and s.health != "exit code 0")]
-        logs = [f"--- {service.name}\n{self._run(['logs', '--no-color', '--no-log-prefix', '--tail', '12', service.name]).stdout.strip()}" for service in bad]
+        bad = [
+            s
+            for s in self.status()
+            if s.health == "unhealthy" or (s.state == "exited" and s.health != "exit code 0")
+        ]
+        logs = [f"--- {service.name}\n{self._last_lines(service.name)}" for service in bad]
         raise StartFailed(
             expected,
             "\n".join([*told[-6:], *logs]) + "\n",
@@ -326,6 +373,9 @@ class ComposeStack:
         )
 
     # What the stack tells
+
+    def _last_lines(self, service: str) -> str:
+        return self._run(["logs", "--no-color", "--no-log-prefix", "--tail", "12", service]).stdout.strip()
 
     def _require_port(self) -> None:
         port = self._settings.port
@@ -362,21 +412,18 @@ class ComposeStack:
             return str(json.loads(answer.stdout)["name"])
         except (ValueError, KeyError):
             raise BadSettings(
-                "settings that Compose accepts", answer.stderr.strip()[-500:], "mend .env; .env.example explains each"
+                "settings that Compose accepts",
+                answer.stderr.strip()[-500:],
+                "mend .env; .env.example explains each",
             ) from None
-
-    def _volume_exists(self, name: str) -> bool:
-        return (
-            subprocess.run(
-                [self._docker, "volume", "inspect", f"{self._project()}_{name}"], capture_output=True, check=False
-            ).returncode
-            == 0
-        )
 
     def _engine_folder(self) -> Path:
         """Where the engine keeps images; where that is another machine's or another root's, this checkout's disk."""
         answer = subprocess.run(
-            [self._docker, "info", "--format", "{{.DockerRootDir}}"], capture_output=True, text=True, check=False
+            [self._docker, "info", "--format", "{{.DockerRootDir}}"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         folder = Path(answer.stdout.strip() or "/")
         try:

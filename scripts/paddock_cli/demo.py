@@ -1,6 +1,7 @@
 """`./paddock demo`: the first task on a sample project."""
 
 import shutil
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,10 +19,10 @@ def order(where: Paths, workspace: Path | None) -> Order:
 
 
 def _copy(where: Paths) -> Path:
-    target = where.state / "demo" / time.strftime("%Y%m%d-%H%M%S")
-    number = 1
-    while target.exists():
-        number += 1
-        target = target.with_name(f"{target.name.partition('_')[0]}_{number}")
+    """A copy that keeps the project's name: the agent tells of the folder that it is in."""
+    parent = where.state / "demo"
+    parent.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=parent))
+    target = folder / "tide-tables"
     shutil.copytree(SAMPLE, target, ignore=shutil.ignore_patterns("__pycache__"))
     return target

@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from paddock_cli import console, processes, settings as settings_module
+from paddock_cli import console, processes
+from paddock_cli import settings as settings_module
 from paddock_cli.environments import Environments
 from paddock_cli.errors import NotRunning, PortTaken, StartFailed
 from paddock_cli.preflight import require_space
@@ -23,7 +24,14 @@ from paddock_cli.stack import AgentProcess, Client, Connection, Request, Service
 
 ADMIN = "admin"
 SERVICES = ("demo-model", "mlflow", "mlflow-jobs")
-GENERATED = ("admin_password", "agent_key", "internal_token", "kek_passphrase", "flask_secret_key", "demo_api_key")
+GENERATED = (
+    "admin_password",
+    "agent_key",
+    "internal_token",
+    "kek_passphrase",
+    "flask_secret_key",
+    "demo_api_key",
+)
 HEALTH_TIMEOUT_SECONDS = 120
 AGENT_GRACE_SECONDS = 45
 NEEDED_BYTES = 3 * 1024**3
@@ -50,13 +58,12 @@ class EmbeddedStack:
         self._daemons = processes.Daemons(self._folder)
         self._environments = Environments(where.cache)
 
-    def up(self, *, build: bool = True) -> bool:
+    def up(self, *, build: bool = True) -> None:
         """Start what does not run yet and wait until it serves."""
         console.warn(NO_FENCE)
-        first = not (self._folder / "mlflow.db").exists()
         if self._is_current():
             console.say("the embedded stack already runs")
-            return first
+            return
         require_space(self._where.cache, NEEDED_BYTES)
         self._stop_services()
         port = self._choose_port()
@@ -73,7 +80,9 @@ class EmbeddedStack:
         write_private(self._folder / "state.json", json.dumps(state | {"ready": False}))
         variables = self._mlflow_variables(port, demo_port)
         with console.step("starting MLflow and the demo model") as step:
-            self._daemons.start("demo-model", [str(model), "-m", "paddock_demo_model"], self._model_variables(demo_port))
+            self._daemons.start(
+                "demo-model", [str(model), "-m", "paddock_demo_model"], self._model_variables(demo_port)
+            )
             step.show("database")
             self._one_shot("migrate", mlflow, variables)
             self._daemons.start("mlflow", [str(mlflow), "-m", "paddock_mlflow", "serve"], variables)
@@ -85,7 +94,6 @@ class EmbeddedStack:
             self._one_shot("setup", mlflow, variables)
             self._wait_jobs()
         write_private(self._folder / "state.json", json.dumps(state | {"ready": True}))
-        return first
 
     def stop(self) -> None:
         """End agents, then the services."""
@@ -202,7 +210,9 @@ class EmbeddedStack:
 
     def _fingerprint(self) -> str:
         """Changes with anything that the running processes were started from."""
-        parts = [json.dumps([self._settings.provider, self._settings.keys, self._settings.port], sort_keys=True)]
+        parts = [
+            json.dumps([self._settings.provider, self._settings.keys, self._settings.port], sort_keys=True)
+        ]
         for folder in ("mlflow", "services/demo-model"):
             for path in sorted((self._where.root / folder).rglob("*")):
                 if path.suffix in (".py", ".txt", ".json", ".yaml"):
@@ -237,7 +247,9 @@ class EmbeddedStack:
 
     def _mlflow_variables(self, port: int, demo_port: int) -> dict[str, str]:
         temporary = self._folder / "tmp"
-        temporary.mkdir(mode=0o700, exist_ok=True)
+        # What processes that were killed have left there.
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(mode=0o700)
         return _passed(_PASSED, _PASSED_FOR_TLS, _PASSED_FOR_PROXY) | {
             "NO_PROXY": "127.0.0.1,localhost",
             "no_proxy": "127.0.0.1,localhost",
@@ -283,7 +295,9 @@ class EmbeddedStack:
         if code:
             self._stop_services()
             raise StartFailed(
-                f"`paddock_mlflow {name}` to succeed", f"exit code {code}:\n{self._daemons.tail(name)}\n", f"the whole log: {log}"
+                f"`paddock_mlflow {name}` to succeed",
+                f"exit code {code}:\n{self._daemons.tail(name)}\n",
+                f"the whole log: {log}",
             )
 
     def _wait_healthy(self, name: str, url: str) -> None:
@@ -312,7 +326,9 @@ class EmbeddedStack:
             told = self._daemons.tail("mlflow-jobs")
             self._stop_services()
             raise StartFailed(
-                "the judges' process to run", f"that it ended:\n{told}\n", f"the whole log: {self._daemons.log('mlflow-jobs')}"
+                "the judges' process to run",
+                f"that it ended:\n{told}\n",
+                f"the whole log: {self._daemons.log('mlflow-jobs')}",
             )
 
     def _stop_services(self) -> None:

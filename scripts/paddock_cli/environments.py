@@ -13,7 +13,14 @@ from paddock_cli import console, pythons
 from paddock_cli.errors import EnvironmentFailed
 
 _READY = "paddock-ready"
-_MISLEADING = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV", "CONDA_PREFIX", "UV_PROJECT_ENVIRONMENT", "UV_SYSTEM_PYTHON"}
+_MISLEADING = {
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "UV_PROJECT_ENVIRONMENT",
+    "UV_SYSTEM_PYTHON",
+}
 
 
 class Environments:
@@ -73,10 +80,13 @@ class Environments:
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
         variables = installer_variables()
         try:
-            _run([uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", base, partial], variables)
             _run(
-                [uv(), "pip", "install", "--quiet", "--python", partial / "bin" / "python"]
-                + ["--require-hashes", "-r", lock],
+                [uv(), "venv", "--quiet", "--relocatable", "--allow-existing", "--python", base, partial],
+                variables,
+            )
+            python = partial / "bin" / "python"
+            _run(
+                [uv(), "pip", "install", "--quiet", "--python", python, "--require-hashes", "-r", lock],
                 variables,
             )
             (partial / _READY).touch()
@@ -119,7 +129,9 @@ def _pip_settings() -> dict[str, str]:
 
 
 def _run(command: list[object], variables: dict[str, str]) -> None:
-    result = subprocess.run([str(part) for part in command], env=variables, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [str(part) for part in command], env=variables, capture_output=True, text=True, check=False
+    )
     if result.returncode:
         told = (result.stderr or result.stdout).strip()[-1500:]
         raise EnvironmentFailed(

@@ -50,7 +50,8 @@ def as_json(traces: list[Trace]) -> dict[str, Any]:
     """The document of --json."""
     return {
         "evaluated": [
-            {"trace_id": trace.trace_id, "judges": {v.judge: asdict(v) for v in trace.verdicts}} for trace in traces
+            {"trace_id": trace.trace_id, "judges": {v.judge: asdict(v) for v in trace.verdicts}}
+            for trace in traces
         ]
     }
 
@@ -59,7 +60,9 @@ def show(server: Mlflow, traces: list[Trace]) -> None:
     """A table for each trace, with its link."""
     for trace in traces:
         console.out.print()
-        console.out.print(f"{trace.trace_id}  {' '.join(trace.request.split())[:80]}", markup=False, soft_wrap=True)
+        console.out.print(
+            f"{trace.trace_id}  {' '.join(trace.request.split())[:80]}", markup=False, soft_wrap=True
+        )
         console.out.print(render.verdict_table({verdict.judge: verdict for verdict in trace.verdicts}))
         console.out.print(server.trace_link(trace.experiment_id, trace.trace_id), soft_wrap=True)
 
@@ -69,7 +72,9 @@ def _judges(known: dict[str, Judge], names: list[str]) -> list[Judge]:
     missing = [name for name in names if _spelling(name) not in by_spelling]
     if missing:
         raise NotFound(
-            f"the judge {missing[0]}", f"only {', '.join(sorted(known)) or 'none'}", "register it in the UI: Judges"
+            f"the judge {missing[0]}",
+            f"only {', '.join(sorted(known)) or 'none'}",
+            "register it in the UI: Judges",
         )
     return [by_spelling[_spelling(name)] for name in names] if names else list(known.values())
 
@@ -101,4 +106,8 @@ def _by_judges(
     groups: dict[tuple[str, ...], list[Trace]] = {}
     for trace in traces:
         groups.setdefault(tuple(judge.name for judge in judges if able(trace, judge)), []).append(trace)
-    return [(group, [judge for judge in judges if judge.name in names]) for names, group in groups.items() if names]
+    return [
+        (group, [judge for judge in judges if judge.name in names])
+        for names, group in groups.items()
+        if names
+    ]

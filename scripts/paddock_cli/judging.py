@@ -70,7 +70,7 @@ def evaluate(
         for trace in traces:
             by_experiment.setdefault(trace.experiment_id, []).append(trace.trace_id)
         for experiment_id, ids in by_experiment.items():
-            jobs |= {job_id: (judge, ids) for job_id in server.invoke(experiment_id, judge, ids)}
+            jobs |= dict.fromkeys(server.invoke(experiment_id, judge, ids), (judge, ids))
     deadline = time.monotonic() + seconds
     waiting = set(jobs)
     while waiting and time.monotonic() < deadline:
@@ -81,7 +81,11 @@ def evaluate(
     failed: dict[tuple[str, str], str] = {}
     for job_id, (judge, ids) in jobs.items():
         state, result = ("late", None) if job_id in waiting else server.job(job_id)
-        failed |= {(trace_id, judge.name): error for trace_id in ids if (error := _job_error(state, result, trace_id))}
+        failed |= {
+            (trace_id, judge.name): error
+            for trace_id in ids
+            if (error := _job_error(state, result, trace_id))
+        }
     judged = []
     for trace in traces:
         now = server.trace(trace.trace_id)
@@ -113,7 +117,7 @@ def _wait(
         if not missing:
             break
         if time.monotonic() > deadline:
-            errors |= {name: f"no verdict in {seconds:.0f} s; it may still come" for name in missing}
+            errors |= dict.fromkeys(missing, f"no verdict in {seconds:.0f} s; it may still come")
             break
         for name in missing & asked.keys():
             for job_id in asked[name]:

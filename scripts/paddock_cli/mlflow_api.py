@@ -16,6 +16,7 @@ TRACES = "/api/3.0/mlflow/traces"
 SCORERS = "/api/3.0/mlflow/scorers"
 TIMEOUT_SECONDS = 30
 FINISHED_STATES = ("OK", "ERROR")
+DEMO_MODEL = "demo"
 EXPECTATION = "expected_facts"
 """The name under which MLflow's Correctness looks for a list of facts that the answer must support."""
 
@@ -118,7 +119,25 @@ class Mlflow:
     def experiment_id(self, name: str = "agents") -> str:
         """The id of the experiment that agents write to."""
         query = {"experiment_name": name}
-        return self.call("GET", "/api/2.0/mlflow/experiments/get-by-name", params=query)["experiment"]["experiment_id"]
+        return self.call("GET", "/api/2.0/mlflow/experiments/get-by-name", params=query)["experiment"][
+            "experiment_id"
+        ]
+
+    def served_by(self, endpoint: str) -> str:
+        """Which model a gateway endpoint leads to, in a user's words; empty where that can't be told."""
+        try:
+            found = self.call("GET", "/api/3.0/mlflow/gateway/endpoints/get", params={"name": endpoint})[
+                "endpoint"
+            ]
+            first = next(
+                one for one in found["model_mappings"] if one.get("linkage_type", "PRIMARY") == "PRIMARY"
+            )
+            model = first["model_definition"]
+        except (NotFound, ServerFailed, KeyError, StopIteration):
+            return ""
+        if model.get("model_name") == DEMO_MODEL:
+            return "the demo model (deterministic, no account)"
+        return f"{model.get('provider', '')}/{model.get('model_name', '')}"
 
     def trace(self, trace_id: str) -> Trace:
         """One trace. Raises NotFound."""
@@ -127,7 +146,9 @@ class Mlflow:
     def traces(self, experiment_id: str, limit: int, filter_string: str = "") -> list[Trace]:
         """The newest traces, newest first."""
         body: dict[str, Any] = {
-            "locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}],
+            "locations": [
+                {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}
+            ],
             "max_results": limit,
             "order_by": ["timestamp_ms DESC"],
         }
@@ -137,17 +158,24 @@ class Mlflow:
 
     def judges(self, experiment_id: str) -> dict[str, Judge]:
         """The experiment's judges by name."""
-        listed = self.call("GET", f"{SCORERS}/list", params={"experiment_id": experiment_id}).get("scorers", [])
+        listed = self.call("GET", f"{SCORERS}/list", params={"experiment_id": experiment_id}).get(
+            "scorers", []
+        )
         ids = [scorer["scorer_id"] for scorer in listed]
         configured = (
-            self.call("GET", f"{SCORERS}/online-configs", params=[("scorer_ids", one) for one in ids]).get("configs", [])
+            self.call("GET", f"{SCORERS}/online-configs", params=[("scorer_ids", one) for one in ids]).get(
+                "configs", []
+            )
             if ids
             else []
         )
         started = {one["scorer_id"] for one in configured if one.get("sample_rate", 0) > 0}
         return {
             scorer["scorer_name"]: Judge(
-                scorer["scorer_name"], scorer["scorer_id"], scorer["serialized_scorer"], scorer["scorer_id"] in started
+                scorer["scorer_name"],
+                scorer["scorer_id"],
+                scorer["serialized_scorer"],
+                scorer["scorer_id"] in started,
             )
             for scorer in listed
         }

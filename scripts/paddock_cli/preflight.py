@@ -37,7 +37,11 @@ def require_engine() -> None:
     program = docker()
     try:
         answer = subprocess.run(
-            [program, "version", "--format", "{{.Server.Version}}"], capture_output=True, text=True, timeout=20, check=False
+            [program, "version", "--format", "{{.Server.Version}}"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         raise EngineMissing(
@@ -47,11 +51,17 @@ def require_engine() -> None:
         told = (answer.stderr.strip().splitlines() or ["no answer"])[-1]
         remedy = "start it (systemctl start docker; where there is none: sudo scripts/install-docker), or add --embedded"
         if "permission denied" in answer.stderr.lower():
-            remedy = "let this user use it (sudo usermod -aG docker $USER, then log in anew), or add --embedded"
+            remedy = (
+                "let this user use it (sudo usermod -aG docker $USER, then log in anew), or add --embedded"
+            )
         raise EngineMissing("a Docker engine that answers", told, remedy)
-    compose = subprocess.run([program, "compose", "version", "--short"], capture_output=True, text=True, check=False)
+    compose = subprocess.run(
+        [program, "compose", "version", "--short"], capture_output=True, text=True, check=False
+    )
     version = re.match(r"v?(\d+)\.(\d+)", compose.stdout.strip())
-    remedy = "install the plugin (Debian: docker-compose; elsewhere: docker-compose-plugin), or add --embedded"
+    remedy = (
+        "install the plugin (Debian: docker-compose; elsewhere: docker-compose-plugin), or add --embedded"
+    )
     if compose.returncode or version is None:
         raise ComposeMissing("Docker's Compose plugin, 2.20 or newer", "an engine without it", remedy)
     if (int(version[1]), int(version[2])) < COMPOSE_MINIMUM:
@@ -102,13 +112,17 @@ def workspace(folder: Path) -> Path:
     resolved = folder.expanduser().resolve()
     remedy = "name a folder that you can write: --workspace DIR"
     if not resolved.exists():
-        raise BadWorkspace("the workspace to be a folder", f"nothing at {resolved}", f"make it (mkdir -p) or {remedy}")
+        raise BadWorkspace(
+            "the workspace to be a folder", f"nothing at {resolved}", f"make it (mkdir -p) or {remedy}"
+        )
     if not resolved.is_dir():
         raise BadWorkspace("the workspace to be a folder", f"a file at {resolved}", remedy)
     if not os.access(resolved, os.R_OK | os.W_OK | os.X_OK):
         raise BadWorkspace(f"to read and write {resolved}", "that your user may not", remedy)
     if ":" in str(resolved):
-        raise BadWorkspace("a workspace without ':' in its path", str(resolved), "Docker can't mount it; rename it")
+        raise BadWorkspace(
+            "a workspace without ':' in its path", str(resolved), "Docker can't mount it; rename it"
+        )
     return resolved
 
 

@@ -57,7 +57,10 @@ def _candidates(uv: Path | None) -> Iterator[Path]:
         yield from sorted((path / "bin" / "python3" for path in pyenv.iterdir()), reverse=True)
     if uv is not None:
         found = subprocess.run(
-            [uv, "python", "find", "--no-python-downloads", ">=3.12"], capture_output=True, text=True, check=False
+            [uv, "python", "find", "--no-python-downloads", ">=3.12"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
         if found.returncode == 0 and found.stdout.strip():
             yield Path(found.stdout.strip())

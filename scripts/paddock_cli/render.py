@@ -41,19 +41,24 @@ class LiveRun(Watcher):
         self._console.print(Text.assemble((f"  {kind:<14} ", style), summary), soft_wrap=True)
 
 
-def run_table(result: Result, trace: Trace | None, verdicts: dict[str, Verdict], links: dict[str, str]) -> None:
-    """The run's figures, its verdicts, and where to look further."""
+def run_table(
+    result: Result, served_by: str, trace: Trace | None, verdicts: dict[str, Verdict], links: dict[str, str]
+) -> None:
+    """The run's answer and figures, its verdicts, and where to look further."""
     figures = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     figures.add_column(style="bold")
     figures.add_column(overflow="fold")
     outcome_style = "green" if result.finished else "red"
-    figures.add_row("outcome", Text.assemble((result.outcome, outcome_style), f"  {result.message}".rstrip()))
+    figures.add_row("outcome", Text(result.outcome, style=outcome_style))
+    figures.add_row("answer" if result.finished else "reason", Text(result.message))
     figures.add_row("steps", str(result.steps))
     figures.add_row("tools", ", ".join(f"{name} × {count}" for name, count in result.tools.items()) or "none")
     figures.add_row("tokens", _tokens(result))
-    figures.add_row("cost", money(result.cost_usd) + _trace_cost(result, trace))
+    figures.add_row("cost", money(_cost(result, trace)))
     figures.add_row("time", f"{result.seconds:.1f} s")
-    figures.add_row("model", f"{result.model}{'  (demo: deterministic, no account)' if _is_demo(result) else ''}")
+    figures.add_row(
+        "model", f"endpoint {result.endpoint}, served by {served_by}" if served_by else result.model
+    )
     if trace is not None:
         figures.add_row("trace", f"{trace.trace_id}  {trace.state}")
     console.out.print()
@@ -80,30 +85,21 @@ def verdict_table(verdicts: dict[str, Verdict]) -> Table:
     return table
 
 
-def traces_table(traces: list[Trace]) -> Table:
-    """The newest traces with state, tokens, cost and verdicts."""
-    table = Table()
-    table.add_column("trace", no_wrap=True)
-    for column in ("began", "state", "task"):
-        table.add_column(column)
-    for column in ("tokens", "cost", "time"):
-        table.add_column(column, justify="right")
-    table.add_column("judges")
-    for trace in traces:
-        judges = Text(" ").join(
+def traces(found: list[Trace]) -> None:
+    """The newest traces with state, tokens, cost and verdicts; not a table, so that ids stay whole."""
+    for trace in found:
+        seconds = f"{trace.seconds:.1f} s" if trace.seconds is not None else "no end"
+        figures = f"{trace.tokens.get('total_tokens', 0)} tokens  {money(trace.cost)}  {seconds}"
+        state = Text(trace.state, style={"OK": "green", "ERROR": "red"}.get(trace.state, "yellow"))
+        head = Text.assemble(
+            f"{trace.requested[:19].replace('T', ' ')}  ", (trace.trace_id, "bold"), "  ", state
+        )
+        console.out.print(Text.assemble(head, f"  {figures}"), soft_wrap=True)
+        console.out.print(Text(f"    {' '.join(trace.request.split())[:100]}"), soft_wrap=True)
+        verdicts = [
             Text.assemble(f"{name} ", _verdict(verdict)) for name, verdict in sorted(trace.latest().items())
-        )
-        table.add_row(
-            trace.trace_id,
-            trace.requested[:19].replace("T", " "),
-            Text(trace.state, style={"OK": "green", "ERROR": "red"}.get(trace.state, "yellow")),
-            Text(" ".join(trace.request.split())[:60]),
-            str(trace.tokens.get("total_tokens", "–")),
-            money(trace.cost),
-            f"{trace.seconds:.1f} s" if trace.seconds is not None else "–",
-            judges,
-        )
-    return table
+        ]
+        console.out.print(Text("    ") + Text(", ").join(verdicts or [Text("no verdicts")]), soft_wrap=True)
 
 
 def status_table(services: list[ServiceStatus]) -> Table:
@@ -133,17 +129,9 @@ def _tokens(result: Result) -> str:
     return f"{text} ({tokens.reasoning} reasoning)" if tokens.reasoning else text
 
 
-def _trace_cost(result: Result, trace: Trace | None) -> str:
-    """The trace's own figure, where it tells another one than the agent."""
-    if trace is None or trace.cost is None:
-        return ""
-    if result.cost_usd is not None and abs(trace.cost - result.cost_usd) < 1e-6:
-        return ""
-    return f"  (trace: {money(trace.cost)})"
-
-
-def _is_demo(result: Result) -> bool:
-    return result.model.rpartition("/")[2] == "demo"
+def _cost(result: Result, trace: Trace | None) -> float | None:
+    """The trace's figure, from the gateway's prices; the agent's own where the trace has none."""
+    return trace.cost if trace is not None and trace.cost is not None else result.cost_usd
 
 
 def _verdict(verdict: Verdict) -> Text:

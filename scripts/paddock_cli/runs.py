@@ -129,7 +129,9 @@ class _Reading:
 
 def _no_result(reading: _Reading, agent: AgentProcess, code: int) -> CliError:
     told = reading.refusal or "\n".join([*reading.stray[-10:], agent.errors()]).strip()
-    if code == ExitCode.USAGE or (reading.refusal and reading.started is None and code != ExitCode.NOT_SET_UP):
+    if code == ExitCode.USAGE or (
+        reading.refusal and reading.started is None and code != ExitCode.NOT_SET_UP
+    ):
         return UsageFailed("arguments that the agent takes", told or "none", "see ./paddock run --help")
     if code == ExitCode.NOT_SET_UP:
         return RunnerFailed("a stack that is set up", told or "one that is not", "set it up: ./paddock up")
@@ -208,5 +210,3 @@ def noted(where: Paths, run_id: str) -> dict[str, Any] | None:
 def note_path(where: Paths, run_id: str) -> Path:
     """The file of a run's note; beside its state folder, which belongs to the agent."""
     return where.runs / f"{run_id}.json"
-
-

@@ -1,5 +1,7 @@
 """Which stack a command means: the one named, the one brought up last, or the one that this machine can run."""
 
+import hashlib
+
 from paddock_cli import console
 from paddock_cli.errors import ComposeMissing, EngineMissing, NotRunning
 from paddock_cli.settings import Paths, Settings, remember, write_private
@@ -75,3 +77,13 @@ def last(where: Paths) -> str | None:
     except OSError:
         return None
     return kind if kind in ("compose", "embedded") else None
+
+
+def password_is_new(where: Paths, password: str) -> bool:
+    """Whether this administrator's password was never shown; from now on it counts as shown."""
+    digest = hashlib.sha256(password.encode()).hexdigest()
+    note = where.state / "password-shown"
+    if note.exists() and note.read_text() == digest:
+        return False
+    write_private(note, digest)
+    return True

@@ -122,7 +122,9 @@ def read_env_file(path: Path) -> dict[str, str]:
         return {name: value for name, value in dotenv_values(path).items() if value}
     except (OSError, UnicodeDecodeError) as error:
         raise BadSettings(
-            f"{path} to be a readable dotenv file", f"{error}", "mend the file, or compare it with .env.example"
+            f"{path} to be a readable dotenv file",
+            f"{error}",
+            "mend the file, or compare it with .env.example",
         ) from None
 
 
@@ -154,7 +156,9 @@ def _number(values: dict[str, str], name: str, default: int, low: int, high: int
     if not text:
         return default
     if not text.isdecimal() or not low <= int(text) <= high:
-        raise BadSettings(f"{name} to be a number from {low} to {high}", repr(text), f"mend {name} in .env or unset it")
+        raise BadSettings(
+            f"{name} to be a number from {low} to {high}", repr(text), f"mend {name} in .env or unset it"
+        )
     return int(text)
 
 
@@ -162,7 +166,9 @@ def _ca_bundle(values: dict[str, str]) -> Path | None:
     if named := values.get("CA_BUNDLE"):
         path = Path(named).absolute()
         if not os.access(path, os.R_OK) or path.is_dir():
-            raise BadSettings("CA_BUNDLE to name a readable file", str(path), "mend CA_BUNDLE in .env or unset it")
+            raise BadSettings(
+                "CA_BUNDLE to name a readable file", str(path), "mend CA_BUNDLE in .env or unset it"
+            )
         return path
     for name in CA_VARIABLES:
         path = Path(values.get(name) or "/nonexistent")
@@ -174,7 +180,9 @@ def _ca_bundle(values: dict[str, str]) -> Path | None:
 def _check_provider(settings: Settings) -> None:
     for name, value in settings.keys.items():
         if any(character.isspace() or character in "'\"" for character in value):
-            raise BadSettings(f"{name} to be one word", "blanks or quotes in it", f"copy the key of {name} anew")
+            raise BadSettings(
+                f"{name} to be one word", "blanks or quotes in it", f"copy the key of {name} anew"
+            )
     base = settings.provider.get("LLM_BASE_URL", "")
     if base:
         url = urlparse(base)
@@ -186,11 +194,17 @@ def _check_provider(settings: Settings) -> None:
             )
         if "LLM_API_KEY" not in settings.keys:
             raise BadSettings(
-                "LLM_BASE_URL and LLM_API_KEY together", "only LLM_BASE_URL", "set LLM_API_KEY in .env (any word where no key is asked)"
+                "LLM_BASE_URL and LLM_API_KEY together",
+                "only LLM_BASE_URL",
+                "set LLM_API_KEY in .env (any word where no key is asked)",
             )
         if "CODER_MODEL" not in settings.provider:
             raise BadSettings(
-                "CODER_MODEL to name a model of LLM_BASE_URL", "none", "set CODER_MODEL=custom/<model> in .env"
+                "CODER_MODEL to name a model of LLM_BASE_URL",
+                "none",
+                "set CODER_MODEL=custom/<model> in .env",
             )
     elif "LLM_API_KEY" in settings.keys:
-        raise BadSettings("LLM_BASE_URL and LLM_API_KEY together", "only LLM_API_KEY", "set LLM_BASE_URL in .env")
+        raise BadSettings(
+            "LLM_BASE_URL and LLM_API_KEY together", "only LLM_API_KEY", "set LLM_BASE_URL in .env"
+        )

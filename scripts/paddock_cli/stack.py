@@ -130,8 +130,8 @@ class Stack(Protocol):
 
     kind: str
 
-    def up(self, *, build: bool = True) -> bool:
-        """Bring everything up and wait until it serves. Returns whether this was its first start."""
+    def up(self, *, build: bool = True) -> None:
+        """Bring everything up and wait until it serves; `build` what images are missing or changed."""
         ...
 
     def stop(self) -> None:

@@ -41,6 +41,7 @@ class Report:
     """How it went."""
 
     result: Result
+    served_by: str
     trace: Trace | None
     verdicts: dict[str, Verdict]
     links: dict[str, str]
@@ -49,7 +50,7 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         """The document of --json."""
         return {
-            "run": self.result.model_dump(),
+            "run": self.result.model_dump() | {"served_by": self.served_by},
             "trace": trace_json(self.trace) if self.trace else None,
             "judges": {name: asdict(verdict) for name, verdict in sorted(self.verdicts.items())},
             "links": self.links,
@@ -91,11 +92,15 @@ def request_of(order: Order, where: Paths) -> Request:
         raise UsageFailed("a task in words", "an empty one", './paddock run "Write 3 facts into FACTS.txt."')
     endpoint = order.endpoint or before.get("endpoint") or "coder"
     if not _ENDPOINT.fullmatch(endpoint):
-        raise UsageFailed("the name of a gateway endpoint", repr(endpoint), "use coder, or a name from the UI's gateway")
+        raise UsageFailed(
+            "the name of a gateway endpoint", repr(endpoint), "use coder, or a name from the UI's gateway"
+        )
     tools = order.tools or before.get("tools") or DEFAULT_TOOLS
     unknown = [name for name in tools.split(",") if name.strip() not in KNOWN_TOOLS]
     if unknown:
-        raise UsageFailed(f"--tools of {', '.join(KNOWN_TOOLS)}", ", ".join(map(repr, unknown)), "mend --tools")
+        raise UsageFailed(
+            f"--tools of {', '.join(KNOWN_TOOLS)}", ", ".join(map(repr, unknown)), "mend --tools"
+        )
     for tag in order.tags:
         if "=" not in tag.strip("="):
             raise UsageFailed("--tag NAME=VALUE", repr(tag), "write it like --tag team=web")
@@ -122,7 +127,9 @@ def _note_of(order: Order, where: Paths) -> dict[str, Any]:
     try:
         uuid.UUID(order.resume)
     except ValueError:
-        raise UsageFailed("--resume RUN_ID, a UUID", repr(order.resume), "take it from ./paddock traces") from None
+        raise UsageFailed(
+            "--resume RUN_ID, a UUID", repr(order.resume), "take it from ./paddock traces"
+        ) from None
     found = runs.noted(where, order.resume)
     if found is None:
         raise NotFound(
@@ -181,11 +188,12 @@ def judged(
                 verdicts = trace.latest()
             if not expectations:
                 notes.append('Correctness judges where it is told what to expect: --expect "..."')
-    return Report(result, trace, verdicts, links, notes)
+    served_by = server.served_by(result.endpoint) if result.endpoint else ""
+    return Report(result, served_by, trace, verdicts, links, notes)
 
 
 def show(report: Report) -> None:
     """The report as a table."""
-    render.run_table(report.result, report.trace, report.verdicts, report.links)
+    render.run_table(report.result, report.served_by, report.trace, report.verdicts, report.links)
     for note in report.notes:
         console.say(note)

@@ -9,11 +9,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ElementTree
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from paddock_cli import console, preflight
 from paddock_cli.environments import Environments
@@ -147,7 +147,9 @@ def run(where: Paths, required: set[str], keyword: str, selected: list[str], *, 
     for session in SESSIONS:
         tests = _tests(where, session, selected)
         if tests:
-            outcomes.append(_run_session(where, environments, session, tests, keyword, required, missing, as_json))
+            outcomes.append(
+                _run_session(where, environments, session, tests, keyword, required, missing, as_json)
+            )
     summary = Summary(outcomes, missing, required)
     _tell(summary)
     return summary
@@ -200,7 +202,8 @@ def _run_session(
         name: value
         for name, value in os.environ.items()
         # A test must not reach a real provider, nor the stack that the user runs.
-        if name not in (*PROVIDER_KEYS, *PROVIDER_CHOICES, "PADDOCK_STATE_DIR", "MLFLOW_PORT", "PADDOCK_ENV_FILE")
+        if name
+        not in (*PROVIDER_KEYS, *PROVIDER_CHOICES, "PADDOCK_STATE_DIR", "MLFLOW_PORT", "PADDOCK_ENV_FILE")
         and not name.startswith(("MLFLOW_", "OTEL_", "LMNR_", "PADDOCK_AGENT_"))
     }
     variables |= {
@@ -246,8 +249,11 @@ def _tell(summary: Summary) -> None:
         console.say(f"required and missing: {part}: {summary.missing[part]}", style="red")
     for outcome in summary.outcomes:
         if outcome.exit_code not in (0, 1, _NO_TESTS):
-            console.say(f"session {outcome.name}: pytest ended with exit code {outcome.exit_code}", style="red")
+            console.say(
+                f"session {outcome.name}: pytest ended with exit code {outcome.exit_code}", style="red"
+            )
     style = "green" if summary.exit_code == ExitCode.OK else "red"
     console.say(
-        f"paddock test: {summary.passed} passed, {summary.failed} failed, {sum(skipped.values())} not run", style=style
+        f"paddock test: {summary.passed} passed, {summary.failed} failed, {sum(skipped.values())} not run",
+        style=style,
     )

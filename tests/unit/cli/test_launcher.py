@@ -33,7 +33,9 @@ def checkout(tmp_path: Path, root: Path) -> Path:
     return folder
 
 
-def launch(launcher: Path, *arguments: str, cwd: Path | None = None, **env: str) -> "subprocess.CompletedProcess[str]":
+def launch(
+    launcher: Path, *arguments: str, cwd: Path | None = None, **env: str
+) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, str(launcher), *arguments],
         capture_output=True,
