@@ -73,52 +73,49 @@ def _requests(newest_first: Sequence[SpanView]) -> tuple[str, ...]:
 
 
 def _end(newest_first: Sequence[SpanView]) -> tuple[str | None, str | None]:
-    """The last answer, and why the run is unfinished."""
+    """The last answer, and why the run is unfinished: told by the last model call and the tools after it."""
     names = {span.name for span in newest_first}
     if names & FOREIGN_STEPS:
         return None, None
     failure = _failure(newest_first)
-    answered_calls = False
+    called_tools = False
     for span, place in _within_steps(newest_first):
-        if place[2:] == [FINISH]:
-            if _is_accepted(span):
-                return _finish_message(span), failure
-            answered_calls = True
-        elif _is_own_completion(place):
-            if span.error:
-                return None, failure or f"the last model call failed: {span.error_message}"
-            message = _last_message(span)
-            calls = _calls(message)
-            text = text_of(message.get("content")) or None
-            if not calls:
-                return text, failure
-            if "finish" in calls and not answered_calls:
-                # Its own span is not here yet; the call itself has the text.
-                return _text(calls["finish"].get("message")) or text, failure
-            if failure is None and _is_complete(newest_first):
+        if place[2:] == [FINISH] and _is_accepted(span):
+            return _finish_message(span), failure
+        if _is_own_completion(place) or (len(place) == 3 and place[2].startswith("llm.")):
+            answer, finished = _model_answer(span, called_tools)
+            if failure is None and span.error:
+                failure = f"the last model call failed: {span.error_message}"
+            elif failure is None and not finished and _is_complete(newest_first):
                 failure = (
-                    f"the run ended before the agent finished: the last answer of the model called {', '.join(calls)},"
-                    " and no finish followed (iteration limit, budget, pause or interruption)"
+                    "the run ended before the agent finished: its last model answer called tools, and no finish"
+                    " followed (iteration limit, budget, pause or interruption)"
                 )
-            return text, failure
-        elif len(place) == 3 and place[2].startswith("llm."):
-            # A model call without its litellm.completion (Responses API): only what follows it tells anything.
-            if span.error:
-                failure = failure or f"the last model call failed: {span.error_message}"
-            elif answered_calls and failure is None and _is_complete(newest_first):
-                failure = "the run ended before the agent finished: its last step called tools, and no finish followed"
-            return None, failure
-        elif len(place) == 3:
-            answered_calls = True
+            return answer, failure
+        called_tools = called_tools or len(place) == 3
     if failure is None and SEND in names and not names & RUNS:
         failure = "the run ended before the model answered"
     return None, failure
 
 
+def _model_answer(call: SpanView, called_tools: bool) -> tuple[str | None, bool]:
+    """The text of the last model call, and whether the agent finished with it."""
+    if call.name != COMPLETION:
+        # The Responses API leaves no litellm.completion: only what followed the call tells anything.
+        return None, not called_tools
+    message = _last_message(call)
+    calls = _calls(message)
+    text = text_of(message.get("content")) or None
+    if "finish" in calls and not called_tools:
+        # The span of the finish is not here yet; the call itself has the text.
+        return _text(calls["finish"].get("message")) or text, True
+    return text, not calls
+
+
 def _within_steps(newest_first: Sequence[SpanView]) -> Iterator[tuple[SpanView, list[str]]]:
     for span in newest_first:
         # By name first: reading the attributes of a stored span is a query.
-        if span.name == ROOT or span.name == SEND or span.name in RUNS or span.name in STEPS:
+        if span.name in {ROOT, SEND, *RUNS, *STEPS}:
             continue
         place = _place(span)
         if len(place) >= 3 and place[0] in RUNS and place[1] in STEPS:

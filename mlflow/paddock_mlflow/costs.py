@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from mlflow.server.handlers import _get_tracking_store
 from mlflow.tracing.constant import CostKey, TokenUsageKey
 from mlflow.tracing.utils import calculate_cost_by_model_and_token_usage
+
 from paddock_mlflow.translate import Price, Usage
 
 ENDPOINTS_SECONDS = 10.0
@@ -57,6 +58,7 @@ class GatewayCosts:
         served = self._models_of(requested)
         # A response may name a dated release of the model that the endpoint names, and a fallback may have served it.
         matching = [m for m in served if responded.startswith(m.name) or m.name.endswith(f"/{responded}")]
+        matching.sort(key=lambda model: len(model.name), reverse=True)
         exact = [Model(m.provider, responded) for m in matching if m.name != responded]
         candidates = [*exact, *matching, *(served if len(served) == 1 else [])]
         provider, separator, _ = requested.partition("/")

@@ -21,11 +21,11 @@ from anyio import to_thread
 from google.protobuf.json_format import Error as JsonFormatError
 from google.protobuf.json_format import Parse
 from google.protobuf.message import DecodeError
+from mlflow.exceptions import MlflowException
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
-from mlflow.exceptions import MlflowException
 from paddock_mlflow.translate import EarlierSpans, PriceOf, translate
 
 _logger = logging.getLogger(__name__)

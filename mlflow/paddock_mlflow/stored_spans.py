@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import select
-
 from mlflow.entities import SpanStatusCode
 from mlflow.server.handlers import _get_tracking_store
 from mlflow.store.tracking.dbmodels.models import SqlSpan
+from sqlalchemy import select
+
 from paddock_mlflow.conversations import FOREIGN_STEPS, ROOT, RUNS, STEPS
 from paddock_mlflow.spans import SpanView
 

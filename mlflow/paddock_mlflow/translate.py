@@ -3,15 +3,15 @@
 OpenHands (openhands-sdk 1.57 with lmnr 0.7) writes Laminar's attributes, and MLflow 3.17 knows them in part. What it
 loses, and what is added here, on the OTLP request itself and so for every OpenHands user:
 
-| lost                               | because MLflow                                  | added                               |
-|------------------------------------|-------------------------------------------------|-------------------------------------|
-| session, user                      | reads session.id, user.id                       | both, on every span                 |
-| tags                               | reads mlflow.traceTag.*                         | from the conversation's own         |
-| request and response preview, name | reads the root's inputs and outputs; it has none| from the messages and the finish    |
-| cached tokens                      | reads gen_ai.usage.cache_read.input_tokens      | mlflow.chat.tokenUsage              |
-| cost                               | finds no price for `litellm_proxy/<model>`      | mlflow.llm.cost                     |
-| span types                         | works them out after it filled the column       | mlflow.spanType                     |
-| state ERROR                        | takes the root's status, which OpenHands leaves | inferred, where the sender set none |
+| lost                       | because MLflow                        | added                                 |
+|----------------------------|---------------------------------------|---------------------------------------|
+| session, user              | reads session.id, user.id             | both, on every span                   |
+| tags                       | reads mlflow.traceTag.*               | from the conversation's own           |
+| previews and name          | reads the root's inputs and outputs   | from the messages and the finish      |
+| cached tokens              | reads another attribute               | mlflow.chat.tokenUsage                |
+| cost                       | has no price of litellm_proxy/<model> | mlflow.llm.cost                       |
+| filters by span type       | types spans after it fills the column | mlflow.spanType                       |
+| state ERROR                | takes the root's status: never set    | inferred, where the sender set none   |
 
 What the sender said is never overwritten, spans of anything but OpenHands are not touched, and a translated request
 translates to itself. The only state is the trace's earlier spans, which the caller looks up: OpenHands exports children
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from paddock_mlflow.conversations import (
     COMPLETION,
@@ -35,7 +34,7 @@ from paddock_mlflow.conversations import (
     conversation,
     text_of,
 )
-from paddock_mlflow.spans import SpanEditor, SpanView, view
+from paddock_mlflow.spans import SpanEditor, SpanView, parsed, view
 
 MAX_ID_CHARACTERS = 250
 """MLflow refuses a whole request for one longer session id."""
@@ -166,24 +165,30 @@ def _model_call(editor: SpanEditor, seen: SpanView, price_of: PriceOf, sdk_cost:
 
 
 def _call(editor: SpanEditor, seen: SpanView) -> None:
-    """A tool, a step or another call: what it was given, without the wrapping and the addresses of Python objects."""
+    """A tool, a step or another call: what it was given, without wrapping and without addresses of Python objects."""
     given = seen.json("lmnr.span.input")
-    output = seen.json("lmnr.span.output")
     if seen.attributes.get("lmnr.span.type") == "TOOL":
-        if isinstance(given, dict):
-            inner = given.get("action", given.get("tool_input"))
-            if isinstance(inner, dict):
-                editor.add("gen_ai.tool.name", _tool_name(seen.name, inner, output))
-                given = {key: value for key, value in inner.items() if key != "kind"}
-            editor.add_json("mlflow.spanInputs", given)
-        if isinstance(output, dict) and output.get("is_error") is True:
-            editor.fail(_first_line(_content_text(output)) or "the tool reported an error")
+        _tool(editor, seen, given, seen.json("lmnr.span.output"))
     elif isinstance(given, dict):
         kept = {key: value for key, value in given.items() if not _is_object(value)}
-        if seen.name in STEPS or kept != given:
+        if kept != given:
             editor.add_json(
                 "mlflow.spanInputs", {key: value for key, value in kept.items() if value is not None}
             )
+
+
+def _tool(editor: SpanEditor, seen: SpanView, given: Any, output: Any) -> None:
+    if isinstance(given, dict):
+        action = given.get("action", given.get("tool_input", given))
+        if isinstance(action, dict):
+            editor.add("gen_ai.tool.name", _tool_name(seen.name, action, output))
+            # A call that was refused before it ran comes as the model wrote it: a name, and arguments as JSON text.
+            arguments = parsed(action["arguments"]) if _is_raw_call(action) else action
+            given = _without_kind(arguments) if isinstance(arguments, dict) else arguments
+        editor.add_json("mlflow.spanInputs", given)
+    if isinstance(output, dict) and (output.get("is_error") is True or output.get("role") == "tool"):
+        # A message to the model in the place of an observation: the call was refused, rejected or cancelled.
+        editor.fail(_first_line(text_of(output.get("content"))) or "the tool reported an error")
 
 
 def _root(editor: SpanEditor, seen: SpanView, siblings: Sequence[SpanView], earlier: EarlierSpans) -> None:
@@ -261,15 +266,22 @@ def _bare_model(model: str) -> str:
 
 def _tool_name(span_name: str, action: dict[str, Any], output: Any) -> str:
     """The tool as the model calls it: the span is named for the action's class, TerminalAction for `terminal`."""
+    if _is_raw_call(action):
+        return str(action["name"])
     if isinstance(output, dict) and isinstance(name := output.get("tool_name"), str):
-        return name
-    if isinstance(name := action.get("name"), str) and "arguments" in action:
         return name
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", span_name.removesuffix("Action")).lower()
 
 
-def _content_text(output: dict[str, Any]) -> str:
-    return text_of(output.get("content"))
+def _without_kind(action: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of an action, whose class OpenHands adds as `kind`; those of an MCP tool stand one level deeper."""
+    if action.get("kind") == "MCPToolAction" and isinstance(data := action.get("data"), dict):
+        return data
+    return {key: value for key, value in action.items() if key != "kind"}
+
+
+def _is_raw_call(action: dict[str, Any]) -> bool:
+    return "kind" not in action and "name" in action and "arguments" in action
 
 
 def _first_line(text: str) -> str:

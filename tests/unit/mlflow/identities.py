@@ -1,0 +1,13 @@
+"""The secrets of the tests' server, and who they stand for."""
+
+ADMIN = ("admin", "a-password-of-the-tests")
+AGENT_KEY = "pdk-key-of-the-tests"
+INTERNAL_TOKEN = "token-of-the-tests"
+
+SECRETS = {
+    "admin_password": ADMIN[1],
+    "agent_key": AGENT_KEY,
+    "internal_token": INTERNAL_TOKEN,
+    "flask_secret_key": "flask-key-of-the-tests",
+    "kek_passphrase": "passphrase-of-the-tests",
+}
