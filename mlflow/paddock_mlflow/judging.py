@@ -16,12 +16,14 @@ from typing import Any
 from sqlalchemy import delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from mlflow.entities import AssessmentError, AssessmentSource, AssessmentSourceType, Feedback
 from mlflow.entities.trace_state import TraceState
 from mlflow.genai.scorers.base import Scorer
 from mlflow.genai.scorers.job import invoke_scorer_job
 from mlflow.genai.scorers.online.constants import EXCLUDE_EVAL_RUN_TRACES_FILTER
 from mlflow.genai.scorers.online.entities import OnlineScorer
 from mlflow.genai.scorers.online.sampler import OnlineScorerSampler
+from mlflow.server.handlers import _get_tracking_store
 from mlflow.server.jobs import job, submit_job
 from mlflow.store.tracking.dbmodels.models import SqlTraceInfo
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -61,22 +63,44 @@ def judge_trace(experiment_id: str, tasks: list[dict[str, Any]], username: str) 
     """
     results: dict[str, list[Any]] = defaultdict(list)
     with ThreadPoolExecutor(max_workers=max(1, len(tasks)), thread_name_prefix="judge") as pool:
-        futures = [
-            pool.submit(
-                invoke_scorer_job,
-                experiment_id=experiment_id,
-                serialized_scorer=task["scorer"],
-                trace_ids=task["trace_ids"],
-                log_assessments=True,
-                username=username,
-                scorer_version=task["version"],
-            )
-            for task in tasks
-        ]
-        for future in futures:
-            for trace_id, result in future.result().items():
+        for task_results in pool.map(lambda task: _run(experiment_id, task, username), tasks):
+            for trace_id, result in task_results.items():
                 results[trace_id].append(result)
     return dict(results)
+
+
+def _run(experiment_id: str, task: dict[str, Any], username: str) -> dict[str, Any]:
+    """One scorer over its traces. A trace that gets no verdict gets an assessment that says why."""
+    try:
+        results = invoke_scorer_job(
+            experiment_id=experiment_id,
+            serialized_scorer=task["scorer"],
+            trace_ids=task["trace_ids"],
+            log_assessments=True,
+            username=username,
+            scorer_version=task["version"],
+        )
+    except Exception as error:
+        _logger.exception("a judge failed on %d trace(s)", len(task["trace_ids"]))
+        failure = {"error_code": type(error).__name__, "error_message": str(error)}
+        results = {trace_id: {"assessments": [], "failures": [failure]} for trace_id in task["trace_ids"]}
+    name = json.loads(task["scorer"])["name"]
+    for trace_id, result in results.items():
+        # Upstream stores the error of a scorer that answered with one, and drops that of a scorer that broke.
+        if result["failures"] and not result["assessments"]:
+            _store_failure(trace_id, name, result["failures"][0])
+    return results
+
+
+def _store_failure(trace_id: str, scorer_name: str, failure: dict[str, str]) -> None:
+    _get_tracking_store().create_assessment(
+        Feedback(
+            name=scorer_name,
+            trace_id=trace_id,
+            source=AssessmentSource(source_type=AssessmentSourceType.LLM_JUDGE, source_id=scorer_name),
+            error=AssessmentError(error_code=failure["error_code"], error_message=failure["error_message"]),
+        )
+    )
 
 
 class TraceJudging:
