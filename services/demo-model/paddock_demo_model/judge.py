@@ -7,7 +7,7 @@ with that reason: this model cannot vouch for what it did not measure.
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from paddock_demo_model import verdicts
@@ -16,6 +16,7 @@ from paddock_demo_model.plans import Action, Outcome, Plan, next_reply
 from paddock_demo_model.protocol import ChatRequest, Reply
 from paddock_demo_model.verdicts import Verdict
 
+_ATTRIBUTES = {"inputs": "mlflow.spanInputs", "outputs": "mlflow.spanOutputs"}
 TRACE_TOOLS = {"get_root_span", "list_spans"}
 _AFFIRMATIVE = ("yes", "true", "pass", "passed", "good", "correct", "none", "safe")
 _NEGATIVE = ("no", "false", "fail", "failed", "bad", "incorrect", "unresolved", "unsafe")
@@ -37,10 +38,11 @@ def judge_reply(request: ChatRequest) -> Reply:
     schema = request.output_schema() or {}
     properties = schema.get("properties") or {}
     if request.tool_names() >= TRACE_TOOLS:
-        conversation = Conversation(request)
-        wanted = {name for name in ("inputs", "outputs") if name in properties}
-        plan = _extract(conversation, wanted) if wanted else _judge_trace(request, properties)
-        return next_reply(plan, conversation)
+        if {"tools"} == properties.keys():
+            return Reply(text=json.dumps(_nothing(properties)))
+        wanted = _ATTRIBUTES.keys() & properties.keys()
+        plan = _extract(wanted) if wanted else _judge_trace(request, properties)
+        return next_reply(plan, Conversation(request))
     if properties and not properties.keys() & {"result", "rationale"}:
         return Reply(text=json.dumps(_nothing(properties)))
     return Reply(text=_answer(measure(request), request, properties))
@@ -120,73 +122,85 @@ def _empty(schema: dict[str, Any]) -> Any:
 # --- looking into a trace ----------------------------------------------------------------------------------------
 
 
-def _extract(conversation: Conversation, wanted: set[str]) -> Plan:
+def _extract(wanted: set[str]) -> Plan:
     """Find the request and the response of a trace whose root has neither."""
-    found: dict[str, str] = {}
-    root = yield Action("get_root_span", {}, "Read the root span.")
-    _take(found, root, wanted, ("inputs", "outputs"))
-    if wanted - found.keys():
-        listing = yield Action("list_spans", {}, "List the spans.")
-        spans = _spans(listing)
-        models = [
-            span for span in spans if str(span.get("span_type")) in ("CHAT_MODEL", "LLM", "AGENT")
-        ] or spans
-        if models and "inputs" in wanted - found.keys():
-            first = yield Action("get_span", {"span_id": models[0]["span_id"]}, "Read the first model call.")
-            _take(found, first, wanted, ("inputs",))
-        if models and "outputs" in wanted - found.keys():
-            last = yield Action("get_span", {"span_id": models[-1]["span_id"]}, "Read the last model call.")
-            _take(found, last, wanted, ("outputs",))
-    return Outcome(
-        True, json.dumps({name: found.get(name, "") for name in sorted(wanted)}, ensure_ascii=False)
-    )
+    found = yield from _read_trace(wanted)
+    answer = {name: found.get(name, "") for name in sorted(wanted)}
+    return Outcome(True, json.dumps(answer, ensure_ascii=False))
 
 
 def _judge_trace(request: ChatRequest, properties: dict[str, Any]) -> Plan:
-    """Judge by the spans' statuses, or by the prompt's own rule once the request and the response are known."""
+    """Judge by the prompt's own rule once the request and the response are known, or by the spans' statuses."""
     words = _words(request)
-    listing = yield Action("list_spans", {}, "List the spans.")
-    spans = _spans(listing)
-    if rule := next((rule for sign, rule in _RULES if sign in words), None):
-        found: dict[str, str] = {}
-        root = yield Action("get_root_span", {}, "Read the root span.")
-        _take(found, root, {"inputs", "outputs"}, ("inputs", "outputs"))
-        fields = "\n".join(f"{name}: {json.dumps(found.get(name, ''))}" for name in ("inputs", "outputs"))
+    rule = next((rule for sign, rule in _RULES if sign in words), None)
+    if rule is not None:
+        found = yield from _read_trace({"inputs", "outputs"})
+        fields = "\n".join(f"{name}: {json.dumps(text)}" for name, text in found.items())
         verdict = rule(f"{words}\n\n{fields}")
     else:
-        verdict = verdicts.spans_without_errors(spans)
+        listing = yield Action("list_spans", {}, "List the spans.")
+        verdict = verdicts.spans_without_errors(_spans(listing))
     return Outcome(True, _answer(verdict, request, properties))
 
 
-def _take(found: dict[str, str], result: Result, wanted: set[str], names: tuple[str, ...]) -> None:
+def _read_trace(wanted: set[str]) -> Generator[Action, Result, dict[str, str]]:
+    """The trace's inputs and outputs: those of the root, else of the first and last model call that have them."""
+    found: dict[str, str] = {}
+    only = {"attributes_to_fetch": list(_ATTRIBUTES.values())}
+    root = yield Action("get_root_span", only, "Read the root span.")
+    _take(found, root, wanted)
+    if wanted <= found.keys():
+        return found
+    listing = yield Action("list_spans", {}, "List the spans.")
+    spans = _spans(listing)
+    for name in sorted(wanted - found.keys()):
+        holders = [span for span in spans if _ATTRIBUTES[name] in span.get("attribute_names", [])]
+        models = [span for span in holders if str(span.get("span_type")) in ("CHAT_MODEL", "LLM")] or holders
+        if models:
+            chosen = models[0] if name == "inputs" else models[-1]
+            why = f"Read the {name} of the span {chosen.get('name')}."
+            span = yield Action("get_span", {"span_id": chosen["span_id"], **only}, why)
+            _take(found, span, {name})
+    return found
+
+
+def _take(found: dict[str, str], result: Result, names: set[str]) -> None:
     """Copy the inputs and outputs that a span holds."""
     span = _json(result.text)
     content = _json(str(span.get("content", ""))) or span
     attributes = content.get("attributes") or {}
     for name in names:
-        value = attributes.get("mlflow.spanInputs" if name == "inputs" else "mlflow.spanOutputs")
-        if name in wanted and value not in (None, "", "null", "{}"):
+        value = attributes.get(_ATTRIBUTES[name])
+        if value not in (None, "", "null", "{}"):
             found[name] = _said(_decoded(value), name)
 
 
 def _said(value: Any, name: str) -> str:
     """The words in a chat request or response: the first user message, or the last answer."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, dict):
-        messages = value.get("messages")
-        choices = value.get("choices")
-        if isinstance(choices, list) and choices:
-            messages = [choices[-1].get("message") or {}]
-        if isinstance(messages, list) and messages:
-            role = "user" if name == "inputs" else "assistant"
-            chosen = [message for message in messages if message.get("role") == role] or messages
-            content = (chosen[0] if name == "inputs" else chosen[-1]).get("content")
-            if isinstance(content, list):
-                content = "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
-            if content:
-                return str(content)
+    if not isinstance(value, dict):
+        return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    messages = value.get("messages")
+    choices = value.get("choices")
+    if isinstance(choices, list) and choices:
+        messages = [choices[-1].get("message")]
+    messages = [message for message in messages or [] if isinstance(message, dict)]
+    role = "user" if name == "inputs" else "assistant"
+    chosen = [message for message in messages if message.get("role") == role] or messages
+    if chosen and (text := _text_of(chosen[0] if name == "inputs" else chosen[-1])):
+        return text
     return json.dumps(value, ensure_ascii=False)
+
+
+def _text_of(message: dict[str, Any]) -> str:
+    """What a message says: the text that it hands to ``finish``, or its content."""
+    for call in message.get("tool_calls") or []:
+        function = call.get("function") or {}
+        if function.get("name") == "finish":
+            return str(_json(str(function.get("arguments"))).get("message", ""))
+    content = message.get("content")
+    if isinstance(content, list):
+        return "\n".join(str(part.get("text", "")) for part in content if isinstance(part, dict))
+    return str(content or "")
 
 
 def _spans(result: Result) -> list[dict[str, Any]]:

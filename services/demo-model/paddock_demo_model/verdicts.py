@@ -96,20 +96,18 @@ class ToolUse:
 
 def relevance(prompt: str) -> Verdict:
     """Passes if the answer has a quarter of the question's content words, or two of them."""
-    question = tag(prompt, "question")
+    question = plain(tag(prompt, "question"))
     answer = tag(prompt, "answer") or tag(prompt, "document")
-    wanted = content_words(question)
-    shared = sorted(wanted & content_words(answer))
+    wanted, held = content_words(question), content_words(answer)
+    shared = [word for stem, word in wanted.items() if stem in held]
     if not answer.strip():
         return Verdict(False, "The answer is empty.")
     if not wanted:
-        return Verdict(
-            True, "The question has no content words to compare with, and the answer is not empty."
-        )
+        return Verdict(None, "The question has no content words to compare the answer with.")
     measured = f"Of the question's {len(wanted)} content words the answer has {len(shared)}"
     if len(shared) >= 2 or len(shared) >= len(wanted) / 4:
         return Verdict(True, f"{measured}: {', '.join(shared)}.")
-    missing = ", ".join(sorted(wanted - set(shared))[:8])
+    missing = ", ".join([word for stem, word in wanted.items() if stem not in held][:8])
     return Verdict(False, f"{measured}{': ' + shared[0] if shared else ''}. It does not mention {missing}.")
 
 
@@ -147,8 +145,8 @@ def equivalence(prompt: str) -> Verdict:
     """Passes if the two texts share eight tenths of their content words and are both JSON, lists, or prose."""
     actual, expected = tag(prompt, "actual_output"), tag(prompt, "expected_output")
     first, second = content_words(actual), content_words(expected)
-    union = first | second
-    share = len(first & second) / len(union) if union else float(actual.strip() == expected.strip())
+    union = first.keys() | second.keys()
+    share = len(first.keys() & second.keys()) / len(union) if union else float(actual.strip() == expected.strip())
     forms = _form(actual), _form(expected)
     measured = (
         f"The texts share {share:.0%} of their content words; their forms are {forms[0]} and {forms[1]}."
@@ -210,7 +208,7 @@ def summarization(prompt: str) -> Verdict:
     document, summary = field(prompt, "inputs"), field(prompt, "outputs")
     length = len(summary.split()) / max(len(document.split()), 1)
     own = content_words(summary)
-    share = len(own & content_words(document)) / len(own) if own else 0.0
+    share = len(own.keys() & content_words(document).keys()) / len(own) if own else 0.0
     measured = f"The summary has {length:.0%} of the document's words, and {share:.0%} of its content words are there."
     return Verdict(length <= 0.5 and share >= 0.7, measured)
 
@@ -371,10 +369,10 @@ def role_adherence(prompt: str) -> Verdict:
 # --- measures ----------------------------------------------------------------------------------------------------
 
 
-def content_words(text: str) -> set[str]:
-    """Lower-case words without stop words, endings taken off; file names stay whole, numbers become digits."""
+def content_words(text: str) -> dict[str, str]:
+    """Words that carry meaning, by their stem: lower case, no stop words, number words as digits, file names whole."""
     words = re.findall(r"[^\W_][\w.-]*[^\W_]|[^\W_]", text.lower())
-    return {_stem(word) for word in words if word not in _STOPWORDS}
+    return {_stem(word): word for word in words if word not in _STOPWORDS}
 
 
 def tag(prompt: str, name: str, own: Iterable[str] = ()) -> str:
@@ -394,7 +392,30 @@ def field(prompt: str, name: str) -> str:
     if found is None:
         return ""
     value = _json_at(prompt, found.end())
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else plain(json.dumps(value, ensure_ascii=False)) if value else ""
+
+
+def plain(text: str) -> str:
+    """The texts in a JSON object or Python dict, without its keys; any other text as it is."""
+    stripped = text.strip()
+    if not stripped.startswith("{"):
+        return text
+    try:
+        value = json.loads(stripped)
+    except ValueError:
+        try:
+            value = ast.literal_eval(stripped)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return text
+    return "\n".join(_texts(value))
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for item in value.values() for text in _texts(item)]
+    if isinstance(value, list | tuple):
+        return [text for item in value for text in _texts(item)]
+    return [] if value is None else [str(value)]
 
 
 def conversation(prompt: str) -> list[dict[str, Any]]:
@@ -402,7 +423,8 @@ def conversation(prompt: str) -> list[dict[str, Any]]:
     for match in re.finditer(r"^conversation: ", prompt, re.MULTILINE):
         value = _json_at(prompt, match.end())
         if isinstance(value, list):
-            return [message for message in value if isinstance(message, dict)]
+            messages = [message for message in value if isinstance(message, dict)]
+            return [{**message, "content": plain(str(message.get("content", "")))} for message in messages]
     return []
 
 
@@ -427,11 +449,11 @@ def _stem(word: str) -> str:
 def _gap(statement: str, document: str, share: float = 0.75) -> str | None:
     """The statement's words that the document lacks; None if enough of them, and all numbers, are there."""
     wanted, held = content_words(statement), content_words(document)
-    missing = wanted - held
-    numbers = {word for word in missing if re.fullmatch(r"\d+(?:[.,]\d+)*", word)}
+    missing = [stem for stem in wanted if stem not in held]
+    numbers = [stem for stem in missing if re.fullmatch(r"\d+(?:[.,]\d+)*", stem)]
     if not numbers and len(missing) <= len(wanted) * (1 - share):
         return None
-    return ", ".join(sorted(numbers) or sorted(missing)[:8])
+    return ", ".join(wanted[stem] for stem in (numbers or missing)[:8])
 
 
 def _form(text: str) -> str:
@@ -509,10 +531,11 @@ def _addressed(pairs: list[tuple[str, str]]) -> Verdict:
         refused = bool(_REFUSED.search(response)) and len(response.split()) >= 8
         for part in re.split(r"(?<=[.!?;])\s+|\n+", request):
             wanted = content_words(part)
-            if not wanted:
+            # An exclamation asks for nothing.
+            if not wanted or part.rstrip().endswith("!"):
                 continue
             asked += 1
-            if not wanted & held and not refused:
+            if not wanted.keys() & held.keys() and not refused:
                 return Verdict(False, f'Nothing in the response takes up "{part.strip()[:120]}".')
     if not asked:
         return Verdict(None, "There is no request to look for.")
