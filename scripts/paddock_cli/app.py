@@ -1,5 +1,6 @@
 """The commands. Each one is short: what they do stands in the modules that they import when they run."""
 
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -165,8 +166,6 @@ def logs(
     as_json: AsJson = False,
 ) -> None:
     """What the services say."""
-    import sys
-
     stack = _stack()
     lines = stack.logs(services or [], follow=follow and not as_json, tail=tail)
     if as_json:
@@ -178,7 +177,10 @@ def logs(
 
 @app.command()
 def run(
-    task: Annotated[str, typer.Argument(help="What the agent is to do.", show_default=False)] = "",
+    task: Annotated[
+        str,
+        typer.Argument(help="What the agent is to do; - reads it from standard input.", show_default=False),
+    ] = "",
     workspace: Workspace = None,
     endpoint: Annotated[str | None, typer.Option(help="Gateway endpoint. [default: coder]")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="Steps at most.")] = None,
@@ -208,6 +210,8 @@ def run(
     from paddock_cli import task as tasks
     from paddock_cli.settings import load, paths
 
+    if task == "-":
+        task = sys.stdin.read()
     where = paths()
     order = tasks.Order(
         task=task,

@@ -30,7 +30,9 @@ NEEDED_BYTES = 8 * 1024**3
 MCP_TARGET = "/run/paddock-mcp.json"
 _OTHER_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
 _SECRETS = (*PROVIDER_KEYS, *_OTHER_SECRETS)
-_BUILD_STEP = re.compile(r"^#\d+ \[(?P<service>[\w-]+)(?: [\w.-]+)? +(?P<step>\d+/\d+)\] (?P<what>.*)")
+_BUILD_STEP = re.compile(r"^(?P<id>#\d+) \[(?P<stage>[\w-]+(?: [\w.-]+)?) +(?P<step>\d+/\d+)\] (?P<what>.*)")
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_MOUNT = re.compile(r"--mount=\S+\s+")
 _SERVICE_STATES = re.compile(
     r"^(?:Container )?(?P<name>\S+)\s+(?P<state>Waiting|Healthy|Started|Exited|Error)"
 )
@@ -55,10 +57,10 @@ class ComposeStack:
         # Looked up before anything is built: what is there then needs no space.
         if build and self._missing_images():
             preflight.require_space(self._engine_folder(), NEEDED_BYTES)
-        self._write_env_file()
         if build:
-            self._base_image()
-            self._build()
+            self.build()
+        else:
+            self._write_env_file()
         with console.step("starting the stack") as step:
             self._checked(
                 [
@@ -73,6 +75,24 @@ class ComposeStack:
                 step,
                 "every service to become healthy",
             )
+
+    def build(self) -> None:
+        """Make the base image and the images of all services where they are missing or have changed.
+
+        Raises:
+            NoSpace: images are missing and the engine's disk is nearly full.
+            BuildFailed: with the end of the build's output.
+        """
+        self._where.make()
+        self._write_env_file()
+        missing = self._missing_images()
+        if missing:
+            preflight.require_space(self._engine_folder(), NEEDED_BYTES)
+        self._base_image()
+        with console.step(
+            "building images (minutes at the first time)" if missing else "checking images"
+        ) as step:
+            self._build(step)
 
     def stop(self) -> None:
         """End agents, then stop the services."""
@@ -117,6 +137,7 @@ class ComposeStack:
         process = subprocess.Popen(
             self._command([*command, *services]),
             env=self._variables(),
+            cwd=self._where.root,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -125,7 +146,8 @@ class ComposeStack:
         try:
             assert process.stdout is not None
             for line in process.stdout:
-                yield line.rstrip("\n")
+                # Some releases erase to the line's start even where nothing is a terminal.
+                yield _ESCAPE.sub("", line.rstrip("\n"))
         finally:
             process.terminate()
             process.wait()
@@ -157,6 +179,7 @@ class ComposeStack:
             command += ["--volume", f"{request.mcp}:{MCP_TARGET}:ro"]
         process = subprocess.Popen(
             self._command([*command, service, *request.arguments("/workspace", "/state", MCP_TARGET)]),
+            cwd=self._where.root,
             env=self._variables() | {"AGENT_UID": str(uid), "AGENT_GID": str(gid)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -223,30 +246,27 @@ class ComposeStack:
                 f"pull or load {image} yourself, or set BASE_IMAGE in .env",
             )
 
-    def _build(self) -> None:
+    def _build(self, step: console.Step) -> None:
         log = self._where.logs / "build.log"
-        with console.step("building images" if self._missing_images() else "checking images") as step:
-            process = subprocess.Popen(
-                self._command(["--profile", "agent", "--progress", "plain", "build"]),
-                env=self._variables(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                errors="replace",
-            )
-            assert process.stdout is not None
-            last: dict[str, str] = {}
-            with open(log, "w") as file:
-                for line in process.stdout:
-                    file.write(line)
-                    if match := _BUILD_STEP.match(line):
-                        last[match["service"]] = match["step"]
-                        text = f"{match['service']} {match['step']}: {match['what'][:60]}"
-                        step.show(text)
-                        if not console.err.is_terminal:
-                            console.say(f"  {text}")
-            code = process.wait()
-        if code:
+        process = subprocess.Popen(
+            self._command(["--profile", "agent", "--progress", "plain", "build"]),
+            env=self._variables(),
+            cwd=self._where.root,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+        )
+        assert process.stdout is not None
+        steps = BuildSteps()
+        with open(log, "w") as file:
+            for line in process.stdout:
+                file.write(line)
+                if text := steps.read(line):
+                    step.show(text)
+                    if not console.err.is_terminal:
+                        console.say(f"  {text}")
+        if code := process.wait():
             lines = log.read_text(errors="replace").splitlines()
             raise BuildFailed(
                 "every image to build",
@@ -308,23 +328,13 @@ class ComposeStack:
             # Started by a bare `docker compose up`, or not yet.
             self._where.make()
             self._write_env_file()
-        root = self._where.root
-        return [
-            *[
-                self._docker,
-                "compose",
-                "--project-directory",
-                str(root),
-                "--file",
-                str(root / "docker-compose.yml"),
-            ],
-            *["--env-file", str(self._env_file), *arguments],
-        ]
+        return [self._docker, "compose", "--ansi", "never", "--env-file", str(self._env_file), *arguments]
 
     def _run(self, arguments: list[str], timeout: float = 60) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
             self._command(arguments),
             env=self._variables(),
+            cwd=self._where.root,
             capture_output=True,
             text=True,
             errors="replace",
@@ -345,6 +355,7 @@ class ComposeStack:
         process = subprocess.Popen(
             self._command(arguments),
             env=self._variables(),
+            cwd=self._where.root,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -482,6 +493,25 @@ class _ContainerProcess(AgentProcess):
             if answer.returncode == 0 or self._process.poll() is not None:
                 return
             time.sleep(0.25)
+
+
+class BuildSteps:
+    """Reads BuildKit's plain output: which commands really run, those of the cache left out."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, str] = {}
+
+    def read(self, line: str) -> str:
+        """The command that this line shows to be running, once; empty for every other line."""
+        if match := _BUILD_STEP.match(line):
+            if match["what"].startswith("RUN"):
+                what = _MOUNT.sub("", match["what"])[:70].rstrip()
+                self._begun[match["id"]] = f"{match['stage']} {match['step']} {what}"
+            return ""
+        # What follows a step's first line is its output, its end, or CACHED.
+        identity, _, rest = line.partition(" ")
+        text = self._begun.pop(identity, "")
+        return "" if rest.startswith("CACHED") else text
 
 
 def _json_lines(text: str) -> list[dict[str, str]]:

@@ -2,6 +2,7 @@
 
 CliError
 ├── UsageFailed         the call makes no sense
+├── UnknownEndpoint     the gateway has no such endpoint
 ├── EnvironmentFailed   a Python environment can't be made
 ├── EngineMissing       no Docker engine answers
 ├── ComposeMissing      no Compose plugin, or too old
@@ -58,6 +59,12 @@ class UsageFailed(CliError):
     """The call itself makes no sense."""
 
     exit_code = ExitCode.USAGE
+
+
+class UnknownEndpoint(CliError):
+    """The gateway has no such endpoint."""
+
+    exit_code = ExitCode.UNKNOWN_ENDPOINT
 
 
 class EnvironmentFailed(CliError):

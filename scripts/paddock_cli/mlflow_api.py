@@ -123,21 +123,10 @@ class Mlflow:
             "experiment_id"
         ]
 
-    def served_by(self, endpoint: str) -> str:
-        """Which model a gateway endpoint leads to, in a user's words; empty where that can't be told."""
-        try:
-            found = self.call("GET", "/api/3.0/mlflow/gateway/endpoints/get", params={"name": endpoint})[
-                "endpoint"
-            ]
-            first = next(
-                one for one in found["model_mappings"] if one.get("linkage_type", "PRIMARY") == "PRIMARY"
-            )
-            model = first["model_definition"]
-        except (NotFound, ServerFailed, KeyError, StopIteration):
-            return ""
-        if model.get("model_name") == DEMO_MODEL:
-            return "the demo model (deterministic, no account)"
-        return f"{model.get('provider', '')}/{model.get('model_name', '')}"
+    def endpoints(self) -> dict[str, str]:
+        """The gateway's endpoints, each with the model that it leads to first, in a user's words."""
+        found = self.call("GET", "/api/3.0/mlflow/gateway/endpoints/list").get("endpoints", [])
+        return {endpoint["name"]: _model_of(endpoint) for endpoint in found}
 
     def trace(self, trace_id: str) -> Trace:
         """One trace. Raises NotFound."""
@@ -216,6 +205,15 @@ class Mlflow:
     def experiment_link(self, experiment_id: str) -> str:
         """The page of the UI that lists the traces with their verdicts."""
         return f"{self.url}/#/experiments/{experiment_id}/traces"
+
+
+def _model_of(endpoint: dict[str, Any]) -> str:
+    mappings = endpoint.get("model_mappings", [])
+    primary = next((one for one in mappings if one.get("linkage_type") != "FALLBACK"), {})
+    model = primary.get("model_definition") or {}
+    if model.get("model_name") == DEMO_MODEL:
+        return "the demo model (deterministic, no account)"
+    return f"{model.get('provider', '')}/{model.get('model_name', '')}".strip("/")
 
 
 def _message(answer: httpx.Response) -> str:

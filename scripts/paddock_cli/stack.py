@@ -84,8 +84,8 @@ class Request:
             arguments += ["--user", self.user]
         for tag in self.tags:
             arguments += ["--tag", tag]
-        # A task may begin with a dash.
-        return [*arguments, "--", self.task]
+        # A task may begin with a dash. A resume without one goes on where the run stopped.
+        return [*arguments, "--", self.task] if self.task else arguments
 
 
 class AgentProcess:

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from paddock_cli import console, judging, preflight, render, runs
-from paddock_cli.errors import NotFound, UsageFailed
+from paddock_cli.errors import NotFound, UnknownEndpoint, UsageFailed
 from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
 from paddock_cli.processes import owner_name
 from paddock_cli.runs import Result
 from paddock_cli.settings import Paths
 from paddock_cli.stack import DEFAULT_TOOLS, Request, Stack
 
+MAX_TASK_BYTES = 100_000
+"""Linux passes no longer argument than 128 KiB to a program."""
 KNOWN_TOOLS = ("terminal", "file_editor", "task_tracker", "glob", "grep", "browser")
 _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
@@ -90,6 +92,12 @@ def request_of(order: Order, where: Paths) -> Request:
     before = _note_of(order, where)
     if not order.task.strip() and not before:
         raise UsageFailed("a task in words", "an empty one", './paddock run "Write 3 facts into FACTS.txt."')
+    if (size := len(order.task.encode())) > MAX_TASK_BYTES:
+        raise UsageFailed(
+            f"a task of at most {MAX_TASK_BYTES} bytes",
+            f"{size}",
+            "put the details into a file of the workspace",
+        )
     endpoint = order.endpoint or before.get("endpoint") or "coder"
     if not _ENDPOINT.fullmatch(endpoint):
         raise UsageFailed(
@@ -107,7 +115,7 @@ def request_of(order: Order, where: Paths) -> Request:
     run_id = order.resume or str(uuid.uuid4())
     return Request(
         run_id=run_id,
-        task=order.task or str(before.get("task", "")),
+        task=order.task.strip(),
         workspace=preflight.workspace(order.workspace or Path(before.get("workspace") or Path.cwd())),
         state=where.runs / run_id,
         endpoint=endpoint,
@@ -151,12 +159,23 @@ def perform(stack: Stack, order: Order, where: Paths, *, as_json: bool, judge_se
     """
     request = request_of(order, where)
     server = Mlflow(stack.connection())
+    _require_endpoint(server, request.endpoint)
     request.state.mkdir(mode=0o700, exist_ok=True)
     runs.note(where, request, stack.kind)
     result = runs.run(stack, request, render.LiveRun(to_stderr=as_json))
     report = judged(server, result, order.expectations, request.user, judge_seconds)
     (where.runs / f"{request.run_id}.result.json").write_text(json.dumps(report.as_json(), indent=2))
     return report
+
+
+def _require_endpoint(server: Mlflow, name: str) -> None:
+    known = server.endpoints()
+    if name not in known:
+        raise UnknownEndpoint(
+            f"an endpoint of the gateway: {', '.join(sorted(known)) or 'none is there'}",
+            repr(name),
+            f"name one of them, or make it in the UI: {server.url}/#/gateway",
+        )
 
 
 def judged(
@@ -188,7 +207,7 @@ def judged(
                 verdicts = trace.latest()
             if not expectations:
                 notes.append('Correctness judges where it is told what to expect: --expect "..."')
-    served_by = server.served_by(result.endpoint) if result.endpoint else ""
+    served_by = server.endpoints().get(result.endpoint, "")
     return Report(result, served_by, trace, verdicts, links, notes)
 
 
