@@ -1,0 +1,49 @@
+"""One stack for all tests of this folder and of tests/browser: it takes a minute to start."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from stack_under_test import ROOT, StackUnderTest, sweep
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(here):
+            item.add_marker(pytest.mark.requires_docker)
+
+
+@pytest.fixture(scope="session")
+def built() -> dict[str, str]:
+    """Build every image, as `./paddock up` does; returns the variables that the machine needs."""
+    from paddock_cli import preflight, settings
+    from paddock_cli.compose import ComposeStack
+
+    where = settings.paths()
+    loaded = settings.load(where)
+    ComposeStack(where, loaded).build()
+    variables = {"MLFLOW_PORT": "0"}
+    if mtu := loaded.mtu or preflight.uplink_mtu():
+        variables["NETWORK_MTU"] = str(min(mtu, 1500))
+    return variables
+
+
+@pytest.fixture(scope="session")
+def stack(built: dict[str, str]) -> Iterator[StackUnderTest]:
+    """The stack, with the demo model able to play scripted scenarios."""
+    sweep()
+    files = ["docker-compose.yml", "tests/stack/scenarios.yml"]
+    # No build by Compose itself: the base image and the machine's certificates are the command line's business.
+    with StackUnderTest(context=str(ROOT), compose_file_name=files, env=built) as running:
+        yield running
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
+    """A failed test's report carries what the services said."""
+    report = yield
+    running = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and isinstance(running, StackUnderTest):
+        report.sections.append(("services' logs", running.logs(tail=30)))
+    return report
