@@ -6,6 +6,7 @@ OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_HEADERS and OTEL_EXPORTER_OTLP_T
 
 import os
 import sys
+from pathlib import Path
 
 from openhands.sdk import LLM, Agent, Conversation, Tool
 from openhands.tools.file_editor import FileEditorTool
@@ -21,6 +22,6 @@ agent = Agent(
     llm=llm,
     tools=[Tool(name=TerminalTool.name), Tool(name=FileEditorTool.name), Tool(name=TaskTrackerTool.name)],
 )
-conversation = Conversation(agent=agent, workspace=os.getcwd())
+conversation = Conversation(agent=agent, workspace=Path.cwd())
 conversation.send_message(" ".join(sys.argv[1:]) or "Write 3 facts about the current project into FACTS.txt.")
 conversation.run()

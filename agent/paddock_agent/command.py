@@ -11,7 +11,7 @@ from typing import NoReturn
 from . import __version__
 from .errors import UsageError
 from .isolation import take_stdout
-from .outcomes import EXIT_CODES, USAGE_EXIT_CODE
+from .outcomes import EXIT_CODES, USAGE_EXIT_CODE, Outcome
 from .output import make_writer
 from .runner import run
 from .settings import DEFAULT_TOOLS, TOOL_NAMES, load_settings
@@ -30,20 +30,31 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="paddock-agent",
         description="Runs one OpenHands agent task through the AI Gateway, traced in MLflow.",
-        epilog=f"Exit codes: {codes}, {USAGE_EXIT_CODE} usage. Each flag can be set as PADDOCK_AGENT_<NAME> too; LLM_BASE_URL, "
-        "LLM_API_KEY and OTEL_EXPORTER_OTLP_{ENDPOINT,HEADERS} name the gateway and where traces go.",
+        epilog=f"Exit codes: {codes}, {USAGE_EXIT_CODE} usage. "
+        "Each flag can be set as PADDOCK_AGENT_<NAME> too; LLM_BASE_URL, LLM_API_KEY and "
+        "OTEL_EXPORTER_OTLP_{ENDPOINT,HEADERS} name the gateway and where traces go.",
         allow_abbrev=False,
     )
-    parser.add_argument("task", nargs="?", metavar="TASK", help="what the agent is to do; - reads it from standard input")
+    parser.add_argument(
+        "task", nargs="?", metavar="TASK", help="what the agent is to do; - reads it from standard input"
+    )
     add = parser.add_argument
     add("--endpoint", help="endpoint of the AI Gateway (coder)")
     add("--workspace", metavar="DIR", help="folder that the agent works on (/workspace)")
     add("--max-iterations", metavar="N", help="steps until the run is stopped (100)")
     add("--timeout", metavar="SECONDS", help="wall-clock seconds until the run is stopped (3600)")
-    add("--tools", metavar="NAMES", help=f"comma-separated out of {', '.join(TOOL_NAMES)} ({','.join(DEFAULT_TOOLS)})")
+    add(
+        "--tools",
+        metavar="NAMES",
+        help=f"comma-separated out of {', '.join(TOOL_NAMES)} ({','.join(DEFAULT_TOOLS)})",
+    )
     add("--mcp", metavar="FILE", help="JSON file with MCP servers under mcpServers")
     add("--run-id", metavar="UUID", help="id of the new run (random)")
-    add("--resume", metavar="RUN_ID", help="go on with this run; a TASK is then a further message to the agent")
+    add(
+        "--resume",
+        metavar="RUN_ID",
+        help="go on with this run; a TASK is then a further message to the agent",
+    )
     add("--state-dir", metavar="DIR", help="folder where runs are kept (/state)")
     add("--output", choices=("text", "jsonl"), help="lines for people, or one JSON object a line (text)")
     add("--user", metavar="NAME", help="who asked for the run; stands on the trace")
@@ -69,6 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         writer.usage_error(str(error))
         sys.stderr.flush()
         os._exit(USAGE_EXIT_CODE)
+    except KeyboardInterrupt:
+        # Before the run has taken the signals over.
+        os._exit(Outcome.INTERRUPTED.exit_code)
 
 
 def _asked_output(words: Sequence[str]) -> str:

@@ -5,7 +5,7 @@ Exception
     ├── UsageError          the caller's mistake: exit code 2
     └── BudgetExhausted     the gateway refused a call because a budget is spent
 BaseException
-└── RunStopped              a signal or the wall clock ended the run
+└── RunStopped              a signal, the wall clock or a missing MCP server ended the run
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ class BudgetExhausted(AgentRunnerError):
 
 
 class RunStopped(BaseException):
-    """Ends a run from a signal handler. Not an `Exception`, so that no retry loop or tool swallows it."""
+    """Ends a run from inside the SDK. Not an `Exception`, so that no retry loop or tool swallows it."""
 
-    def __init__(self, outcome: Outcome) -> None:
-        super().__init__(outcome.value)
+    def __init__(self, outcome: Outcome, message: str | None = None) -> None:
+        super().__init__(message or outcome.value)
         self.outcome = outcome
+        self.message = message

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import uuid
 from pathlib import Path
 from typing import IO
@@ -48,7 +49,8 @@ class History:
             self.runs.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"expected a folder for the state of runs at {state_dir}, found {error.strerror}; name another with --state-dir"
+                f"expected a folder for the state of runs at {state_dir}, found {error.strerror}; "
+                "name another with --state-dir"
             ) from None
         if not os.access(self.runs, os.W_OK | os.X_OK):
             raise UsageError(
@@ -78,6 +80,10 @@ class History:
         (folder / _RECORD).write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return lock
 
+    def forget(self, run_id: uuid.UUID) -> None:
+        """Removes what `begin` left of a run that could not start."""
+        shutil.rmtree(self.folder(run_id), ignore_errors=True)
+
     def resume(self, settings: RunSettings) -> tuple[RunSettings, str, IO[str]]:
         """Settings completed from the run's record, the original task, and the held lock.
 
@@ -94,7 +100,9 @@ class History:
         except (OSError, ValidationError) as error:
             raise UsageError(f"expected a readable record of the run {settings.id}, found {error}") from None
         kept = {
-            name: getattr(record, name) for name in _KEPT if name not in settings.model_fields_set and name != "task"
+            name: getattr(record, name)
+            for name in _KEPT
+            if name not in settings.model_fields_set and name != "task"
         }
         return settings.model_copy(update=kept), record.task, self._lock(settings.id)
 

@@ -18,7 +18,13 @@ from .outcomes import Outcome
 
 _SIGNALS = {signal.SIGTERM: Outcome.TERMINATED, signal.SIGINT: Outcome.INTERRUPTED}
 # Module prefixes in which a run must not be torn apart, in short pieces of code all of them.
-_FRAGILE = ("openhands.sdk.conversation", "openhands.sdk.io", "openhands.sdk.observability", "lmnr", "opentelemetry")
+_FRAGILE = (
+    "openhands.sdk.conversation",
+    "openhands.sdk.io",
+    "openhands.sdk.observability",
+    "lmnr",
+    "opentelemetry",
+)
 _FRAGILE_OWN = f"{__package__}.output"
 _RETRY_SECONDS = 0.02
 _PATIENCE_SECONDS = 2.0

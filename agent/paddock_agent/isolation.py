@@ -67,6 +67,9 @@ class Surroundings:
         os.environ.update(_WHILE_IMPORTING | _FOR_THE_RUN)
         os.environ["LOG_LEVEL"] = self._log_level
         os.environ["OH_PERSISTENCE_DIR"] = str(self._openhands_home)
+        if "utf" not in _character_set():
+            # tmux would print its field separators as `_`, and the terminal tool fails to start.
+            os.environ["LC_ALL"] = "C.UTF-8"
         os.chdir("/")
         if self._log_level == "CRITICAL":
             # One a call otherwise, such as that the SDK knows no price for an endpoint's name.
@@ -83,6 +86,11 @@ class Surroundings:
                 del os.environ[name]
         # Read again with each span, and harmless.
         os.environ["LMNR_DISABLE_TRACING"] = "false"
+
+
+def _character_set() -> str:
+    names = (os.environ.get(name) for name in ("LC_ALL", "LC_CTYPE", "LANG"))
+    return next((name for name in names if name), "").lower()
 
 
 def current_umask() -> int:

@@ -110,7 +110,11 @@ def outcome_of(error: BaseException) -> Outcome:
     names = {cls.__name__ for cause in chain for cls in type(cause).__mro__}
     statuses = {status for cause in chain if (status := status_code(cause)) is not None}
     # LiteLLM gives a refused connection the status 500 and a hopeless request 400, so names come before numbers.
-    if statuses & {401, 403} or names & {"LLMAuthenticationError", "AuthenticationError", "PermissionDeniedError"}:
+    if statuses & {401, 403} or names & {
+        "LLMAuthenticationError",
+        "AuthenticationError",
+        "PermissionDeniedError",
+    }:
         return Outcome.AUTHENTICATION
     if 404 in statuses or "NotFoundError" in names:
         return Outcome.UNKNOWN_ENDPOINT

@@ -181,7 +181,11 @@ def summary_of(event: Event) -> str:
     if kind == "ActionEvent":
         return _line(f"{content.tool_name}  {_arguments(content)}")
     if kind in {"ObservationEvent", "UserRejectObservation"}:
-        text = _text(content.observation.to_llm_content) if kind == "ObservationEvent" else content.rejection_reason
+        text = (
+            _text(content.observation.to_llm_content)
+            if kind == "ObservationEvent"
+            else content.rejection_reason
+        )
         lines = [line for line in text.splitlines() if line.strip()]
         more = f"  (+{len(lines) - 1} lines)" if len(lines) > 1 else ""
         first = _line(lines[0] if lines else "no output", _LINE_LENGTH - len(more) - 2)

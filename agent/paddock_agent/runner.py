@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -15,18 +16,20 @@ from .errors import BudgetExhausted, RunStopped, UsageError
 from .history import History
 from .interruption import Interruption
 from .isolation import Surroundings, current_umask, give_user_mode
-from .outcomes import Outcome, detail_of, is_spent_budget, outcome_of
+from .outcomes import Outcome, causes, detail_of, is_spent_budget, outcome_of
 from .output import Result, Started, Tokens, Writer
 from .settings import RunSettings, check_workspace
-from .tools import load_mcp_servers, make_tools
+from .tools import load_mcp_servers, make_tools, strict_mcp_provider
 
 if TYPE_CHECKING:
     from openhands.sdk.conversation.impl.local_conversation import LocalConversation
     from openhands.sdk.event import Event
 
 _CLOSE_SECONDS = 4.0
+_NO_STEP = frozenset({"ConversationStateUpdateEvent"})
 _ORPHAN_REASON = (
-    "The run ended while this call was under way, so its effect is unknown. Look what is there before doing it again."
+    "The run ended while this call was under way, so its effect is unknown. "
+    "Look what is there before doing it again."
 )
 
 
@@ -49,21 +52,19 @@ def run(settings: RunSettings, writer: Writer) -> NoReturn:
     check_workspace(settings.workspace)
     mcp = load_mcp_servers(settings.mcp, settings.workspace) if settings.mcp else {}
     if lock is None:
+        # Held until the process ends.
         lock = history.begin(settings)
     session = _Session(settings, task, writer, started_at)
-    with Interruption(settings.timeout, session.exit_at_once) as interruption:
-        try:
-            session.open(history, mcp)
-            session.work(message)
-            outcome, said = session.end_state()
-        except RunStopped as stop:
-            outcome, said = stop.outcome, session.stopped_message(stop.outcome)
-        except UsageError:
-            raise
-        except Exception as error:
-            outcome, said = session.failure(error)
-        interruption.leave()
-        session.finish(outcome, said)
+    try:
+        with Interruption(settings.timeout, session.exit_at_once):
+            outcome, said = session.play(history, mcp, message)
+    except RunStopped as stop:
+        outcome, said = stop.outcome, stop.message or session.stopped_message(stop.outcome)
+    except UsageError:
+        if settings.resume is None:
+            history.forget(settings.id)
+        raise
+    session.finish(outcome, said)
 
 
 class _Session:
@@ -80,7 +81,25 @@ class _Session:
         self._delivery = tracing.Delivery()
         self._reported = threading.Lock()
 
-    def open(self, history: History, mcp: dict[str, dict[str, Any]]) -> None:
+    def play(
+        self, history: History, mcp: dict[str, dict[str, Any]], message: str | None
+    ) -> tuple[Outcome, str]:
+        """The run itself; whatever the SDK raises is an outcome, never a stack trace.
+
+        Raises:
+            RunStopped: by a signal or the wall clock.
+            UsageError: something that the settings ask for is not there.
+        """
+        try:
+            self._open(history, mcp)
+            self._work(message)
+            return self._end_state()
+        except UsageError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            return self._failure(error)
+
+    def _open(self, history: History, mcp: dict[str, dict[str, Any]]) -> None:
         """Imports the SDK and builds the conversation; after this a trace has begun."""
         settings = self._settings
         surroundings = Surroundings(settings)
@@ -94,8 +113,8 @@ class _Session:
         from openhands.sdk.context.condenser import default_condenser
         from openhands.sdk.conversation.impl import local_conversation
 
-        # A plugin in the workspace (.agents/plugins, .openhands/plugins) may bring hooks and MCP servers: settings that the
-        # caller has not given. The SDK loads them without asking and has no switch for it.
+        # A plugin in the workspace (.agents/plugins, .openhands/plugins) may bring hooks and MCP servers: settings that
+        # the caller has not given. The SDK loads them without asking and has no switch for it.
         local_conversation.load_available_plugins = lambda **_: {}  # type: ignore[assignment]
 
         llm = LLM(
@@ -128,8 +147,12 @@ class _Session:
             visualizer=None,
             delete_on_close=False,
             user_id=settings.user,
+            mcp_tool_provider=strict_mcp_provider(settings.mcp) if settings.mcp else None,
         )
-        self._root = tracing.RootSpan(self._conversation)
+        open_spans = tracing.OpenSpans()
+        self._root = tracing.RootSpan(self._conversation, open_spans)
+        if self._root.trace_id:
+            open_spans.watch()
         self._root.begin(
             task=self._task,
             run_id=str(settings.id),
@@ -159,19 +182,18 @@ class _Session:
                 "the run goes on without a trace"
             )
 
-    def work(self, message: str | None) -> None:
+    def _work(self, message: str | None) -> None:
         """Sends the message, if any, and lets the agent work until it ends."""
         conversation = self._the_conversation()
+        if self._settings.resume:
+            self._take_up(conversation)
         if message is None and not any(event.source == "user" for event in conversation.state.events):
             message = self._task
-        if self._settings.resume and self._open_calls(conversation):
-            # Not done again blindly: the agent is told, and looks.
-            conversation.reject_pending_actions(_ORPHAN_REASON)
         if message is not None:
             conversation.send_message(message)
         conversation.run()
 
-    def end_state(self) -> tuple[Outcome, str]:
+    def _end_state(self) -> tuple[Outcome, str]:
         """The outcome and the last words of a conversation whose `run` returned."""
         from openhands.sdk.conversation.response_utils import get_agent_final_response
         from openhands.sdk.conversation.state import ConversationExecutionStatus as Status
@@ -185,15 +207,18 @@ class _Session:
             last = next((event for event in reversed(events) if event.source == "agent"), None)
             # An agent that has something to ask can only say so in a message; `finish` is the tool for being done.
             if isinstance(last, MessageEvent) and said.endswith("?"):
-                return Outcome.WAITING, f"{said}\n(answer it: paddock-agent --resume {settings.id} \"ANSWER\")"
+                return Outcome.WAITING, f'{said}\n(answer it: paddock-agent --resume {settings.id} "ANSWER")'
             return Outcome.FINISHED, said or "done"
         if status == Status.STUCK:
             return Outcome.STUCK, (
-                "the agent did the same again and again and was stopped; say the task in smaller parts, or try another endpoint"
+                "the agent did the same again and again and was stopped; say the task in smaller parts, "
+                "or try another endpoint"
             )
         if status == Status.WAITING_FOR_CONFIRMATION:
             return Outcome.WAITING, "the agent waits for an action to be confirmed"
-        error = next((event for event in reversed(events) if type(event).__name__ == "ConversationErrorEvent"), None)
+        error = next(
+            (event for event in reversed(events) if type(event).__name__ == "ConversationErrorEvent"), None
+        )
         code, detail = getattr(error, "code", ""), getattr(error, "detail", "")
         if code == "MaxIterationsReached":
             return Outcome.MAX_ITERATIONS, (
@@ -212,16 +237,21 @@ class _Session:
         name = "SIGINT" if outcome is Outcome.INTERRUPTED else "SIGTERM"
         return f"stopped by {name}; {go_on}"
 
-    def failure(self, error: Exception) -> tuple[Outcome, str]:
+    def _failure(self, error: Exception) -> tuple[Outcome, str]:
         """The outcome and message of an exception out of the SDK."""
         settings, outcome, detail = self._settings, outcome_of(error), detail_of(error)
+        if settings.log_level.upper() == "DEBUG":
+            traceback.print_exception(error)
         go_on = f"go on with --resume {settings.id}"
         if outcome is Outcome.BUDGET:
-            return outcome, f"the gateway refused a call because a budget is spent: {detail}; raise the budget, then {go_on}"
+            return (
+                outcome,
+                f"the gateway refused a call because a budget is spent: {detail}; raise the budget, then {go_on}",
+            )
         if outcome is Outcome.AUTHENTICATION:
             return outcome, (
-                f"expected {settings.llm_base_url} to accept the run's key for endpoint {settings.endpoint!r}, found: {detail}; "
-                f"check LLM_API_KEY, and the provider's key in the gateway, then {go_on}"
+                f"expected {settings.llm_base_url} to accept the run's key for endpoint {settings.endpoint!r}, "
+                f"found: {detail}; check LLM_API_KEY, and the provider's key in the gateway, then {go_on}"
             )
         if outcome is Outcome.UNKNOWN_ENDPOINT:
             return outcome, (
@@ -230,8 +260,8 @@ class _Session:
             )
         if outcome is Outcome.PROVIDER_UNAVAILABLE:
             return outcome, (
-                f"expected an answer from {settings.llm_base_url} within {settings.llm_attempts} attempts, found: {detail}; "
-                f"see whether the gateway and its provider are up, then {go_on}"
+                f"expected an answer from {settings.llm_base_url} within {settings.llm_attempts} attempts, "
+                f"found: {detail}; see whether the gateway and its provider are up, then {go_on}"
             )
         return outcome, detail
 
@@ -254,34 +284,50 @@ class _Session:
         self._report(outcome, said, delivered)
 
     def exit_at_once(self, outcome: Outcome) -> NoReturn:
-        """The second signal, or a run that does not come to its end: the trace is closed and sent, then the process ends."""
+        """Closes and sends the trace and ends the process: at a second signal, or when a run does not come to its end."""
         said = self.stopped_message(outcome) if outcome.exit_code > 100 else outcome.value
         if self._root:
             self._root.end(outcome=outcome.value, finished=outcome is Outcome.FINISHED, output=said)
         self._report(outcome, said, self._send(2))
 
     def _the_conversation(self) -> LocalConversation:
-        assert self._conversation is not None, "open() comes first"
+        assert self._conversation is not None, "_open() comes first"
         return self._conversation
 
     def _on_event(self, event: Event) -> None:
         observation: Any = getattr(event, "observation", None)
-        if type(observation).__name__ == "FileEditorObservation" and not observation.prev_exist and observation.path:
+        if (
+            type(observation).__name__ == "FileEditorObservation"
+            and not observation.prev_exist
+            and observation.path
+        ):
             with contextlib.suppress(OSError):
                 give_user_mode(Path(observation.path), self._umask)
         self._writer.event(event)
 
     def _on_retry(self, attempt: int, attempts: int, error: BaseException | None) -> None:
-        if error is not None and is_spent_budget(error):
+        if error is not None and any(is_spent_budget(cause) for cause in causes(error)):
             raise BudgetExhausted(detail_of(error)) from error
         why = detail_of(error) if error is not None else "no answer"
         self._writer.notice(f"model call failed, attempt {attempt} of {attempts}: {why[:200]}")
 
     @staticmethod
-    def _open_calls(conversation: LocalConversation) -> bool:
+    def _take_up(conversation: LocalConversation) -> None:
+        """Brings a conversation that was cut off to where it was, without doing any step again.
+
+        The SDK writes each event at once, but where the conversation stands only at the end of a step: after a kill
+        in mid-step it would ask the model for that step again. And a call without a result it would simply repeat.
+        """
         from openhands.sdk.conversation.state import ConversationState
 
-        return bool(ConversationState.get_unmatched_actions(conversation.state.active_branch()))
+        newest = next(
+            (event for event in reversed(conversation.state.events) if type(event).__name__ not in _NO_STEP),
+            None,
+        )
+        if newest is not None and newest.id != conversation.state.leaf_event_id:
+            conversation.navigate_to(newest.id)
+        if ConversationState.get_unmatched_actions(conversation.state.active_branch()):
+            conversation.reject_pending_actions(_ORPHAN_REASON)
 
     def _leave_state_honest(self, outcome: Outcome) -> None:
         """On disk a stopped run is paused, not running."""
@@ -304,7 +350,11 @@ class _Session:
         flushed = tracing.flush(seconds)
         delivered = flushed and self._delivery.lost == 0 and self._delivery.sent > 0
         if not delivered:
-            lost = f"{self._delivery.lost} spans refused" if self._delivery.lost else f"no answer within {seconds:g} s"
+            lost = (
+                f"{self._delivery.lost} spans refused"
+                if self._delivery.lost
+                else f"no answer within {seconds:g} s"
+            )
             self._writer.notice(
                 f"TRACE NOT DELIVERED: expected {self._settings.otel_endpoint} to take it, found: "
                 f"{self._delivery.reason or lost}; the work is done all the same; see whether the collector is up and "

@@ -33,29 +33,47 @@ class RunSettings(BaseSettings):
     task: str | None = Field(default=None, description="What the agent is to do; None only when resuming.")
     endpoint: str = Field(default="coder", min_length=1, description="Endpoint of the AI Gateway.")
     workspace: Path = Field(default=Path("/workspace"), description="The folder that the agent works on.")
-    max_iterations: int = Field(default=100, ge=1, description="Steps, each one model call, until the run is stopped.")
-    timeout: float = Field(default=3600, gt=0, le=30 * 86400, description="Wall-clock seconds until it is stopped.")
+    max_iterations: int = Field(
+        default=100, ge=1, description="Steps, each one model call, until the run is stopped."
+    )
+    timeout: float = Field(
+        default=3600, gt=0, le=30 * 86400, description="Wall-clock seconds until it is stopped."
+    )
     tools: Annotated[tuple[str, ...], NoDecode] = DEFAULT_TOOLS
     mcp: Path | None = Field(default=None, description='JSON file: {"mcpServers": {name: {…}}}.')
-    run_id: uuid.UUID = Field(default_factory=uuid.uuid4, description="Also the conversation's and the session's id.")
+    run_id: uuid.UUID = Field(
+        default_factory=uuid.uuid4, description="Also the conversation's and the session's id."
+    )
     resume: uuid.UUID | None = Field(default=None, description="Id of the run to go on with.")
-    state_dir: Path = Field(default=Path("/state"), description="Where runs are kept, so that they can be resumed.")
+    state_dir: Path = Field(
+        default=Path("/state"), description="Where runs are kept, so that they can be resumed."
+    )
     output: Literal["text", "jsonl"] = "text"
     user: str | None = Field(default=None, description="Who asked for the run; stands on the trace.")
     tags: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, description="Put on the trace.")
 
     llm_base_url: str | None = Field(
-        default=None, validation_alias=AliasChoices("llm_base_url", "LLM_BASE_URL"), description="Of the gateway."
+        default=None,
+        validation_alias=AliasChoices("llm_base_url", "LLM_BASE_URL"),
+        description="Of the gateway.",
     )
     # The gate adds the identity; the SDK refuses to send a request without any key.
     llm_api_key: SecretStr = Field(
         default=SecretStr("added-by-gate"), validation_alias=AliasChoices("llm_api_key", "LLM_API_KEY")
     )
-    llm_timeout: float = Field(default=300, gt=0, description="Seconds that one attempt of a model call may take.")
-    llm_attempts: int = Field(default=5, ge=1, le=20, description="Attempts of one model call, the first included.")
+    llm_timeout: float = Field(
+        default=300, gt=0, description="Seconds that one attempt of a model call may take."
+    )
+    llm_attempts: int = Field(
+        default=5, ge=1, le=20, description="Attempts of one model call, the first included."
+    )
     llm_retry_wait: int = Field(default=8, ge=0, description="Most seconds between two attempts.")
-    max_output_tokens: int | None = Field(default=None, ge=1, description="Of one model call; None leaves it open.")
-    flush_timeout: float = Field(default=5, gt=0, description="Seconds given to the last spans when a run ends.")
+    max_output_tokens: int | None = Field(
+        default=None, ge=1, description="Of one model call; None leaves it open."
+    )
+    flush_timeout: float = Field(
+        default=5, gt=0, description="Seconds given to the last spans when a run ends."
+    )
     log_level: str = Field(default="CRITICAL", description="Of the SDK's own log on stderr.")
 
     otel_endpoint: str | None = Field(
@@ -108,12 +126,15 @@ class RunSettings(BaseSettings):
     @field_validator("workspace", "state_dir", "mcp", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else Path(os.path.abspath(value.expanduser()))
+        # Not resolve(): the folder keeps the name that its user gave it, links and all.
+        return None if value is None else value.expanduser().absolute()
 
     @model_validator(mode="after")
     def _task_or_resume(self) -> RunSettings:
         if self.resume is None and not (self.task and self.task.strip()):
-            raise ValueError('expected a task, found none; say what to do: paddock-agent "Write a test for utils.py"')
+            raise ValueError(
+                'expected a task, found none; say what to do: paddock-agent "Write a test for utils.py"'
+            )
         return self
 
     @property
@@ -154,7 +175,9 @@ def load_settings(**flags: Any) -> RunSettings:
             "found none; set it"
         )
     if not settings.llm_base_url.startswith(("http://", "https://")):
-        raise UsageError(f"expected an http:// or https:// address in LLM_BASE_URL, found {settings.llm_base_url!r}")
+        raise UsageError(
+            f"expected an http:// or https:// address in LLM_BASE_URL, found {settings.llm_base_url!r}"
+        )
     return settings
 
 

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import UsageError
+from .errors import RunStopped, UsageError
+from .outcomes import Outcome
 
 if TYPE_CHECKING:
     from openhands.sdk import Tool
+    from openhands.sdk.mcp.utils import DefaultMCPToolProvider
 
 
 def make_tools(names: Iterable[str]) -> list[Tool]:
@@ -24,6 +26,7 @@ def make_tools(names: Iterable[str]) -> list[Tool]:
 
 def _make_tool(name: str) -> Tool:
     from openhands.sdk import Tool
+    from openhands.sdk.mcp.utils import DefaultMCPToolProvider
 
     # Imported one by one: each costs start-up time, the browser's most of all.
     if name == "terminal":
@@ -68,12 +71,16 @@ def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:
     except FileNotFoundError:
         raise UsageError(f"expected an MCP file at {path}, found nothing; correct --mcp") from None
     except OSError as error:
-        raise UsageError(f"expected a readable MCP file at {path}, found {error.strerror}; correct --mcp") from None
+        raise UsageError(
+            f"expected a readable MCP file at {path}, found {error.strerror}; correct --mcp"
+        ) from None
     except ValueError as error:
         raise UsageError(f"expected JSON in {path}, found {error}; the form is {form}") from None
     servers = content.get("mcpServers") if isinstance(content, dict) else None
     if not isinstance(servers, dict) or not servers:
-        raise UsageError(f"expected at least one entry under mcpServers in {path}, found none; the form is {form}")
+        raise UsageError(
+            f"expected at least one entry under mcpServers in {path}, found none; the form is {form}"
+        )
     for name, server in servers.items():
         if not isinstance(server, dict) or bool(server.get("command")) == bool(server.get("url")):
             raise UsageError(
@@ -84,3 +91,21 @@ def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:
         name: {"cwd": str(workspace), **server} if server.get("command") else dict(server)
         for name, server in servers.items()
     }
+
+
+def strict_mcp_provider(path: Path) -> DefaultMCPToolProvider:
+    """Starts the MCP servers, and ends the run where one does not start; the SDK would go on without its tools."""
+    from openhands.sdk.mcp.utils import DefaultMCPToolProvider
+
+    class Strict(DefaultMCPToolProvider):
+        def create_tools(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return super().create_tools(*arguments, **options)
+            except Exception as error:
+                said = " ".join(str(error).split())[:400] or type(error).__name__
+                raise RunStopped(
+                    Outcome.ERROR,
+                    f"expected every MCP server of {path} to start, found: {said}; correct or remove it",
+                ) from error
+
+    return Strict()

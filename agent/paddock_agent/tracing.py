@@ -14,11 +14,51 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from openhands.sdk.conversation.impl.local_conversation import LocalConversation
-    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.context import Context
+    from opentelemetry.sdk.trace import ReadableSpan, Span
 
 _TRACE_NAME_LENGTH = 80
 # The instrumentations that a run needs: the others only cost start-up time.
 INSTRUMENTS = "litellm,mcp"
+
+
+class OpenSpans:
+    """Knows the spans that have not ended, so that a run that is cut off leaves no gap in its tree.
+
+    lmnr's decorator ends a span when its function returns or raises an `Exception`; what a signal raises is none.
+    """
+
+    def __init__(self) -> None:
+        self._spans: dict[int, Span] = {}
+
+    def watch(self) -> None:
+        """From now on, beside the exporter's own processor."""
+        from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+        from opentelemetry.trace import get_tracer_provider
+
+        spans = self._spans
+
+        class Processor(SpanProcessor):
+            def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+                spans[id(span)] = span
+
+            def on_end(self, span: ReadableSpan) -> None:
+                # `span` is a copy; its context is the original's.
+                for key, known in list(spans.items()):
+                    if known.get_span_context() == span.get_span_context():
+                        del spans[key]
+
+        provider = get_tracer_provider()
+        if isinstance(provider, TracerProvider):
+            provider.add_span_processor(Processor())
+
+    def end(self, why: str) -> None:
+        """Ends what is open, the innermost first, as an error."""
+        from opentelemetry.trace import Status, StatusCode
+
+        for span in reversed(list(self._spans.values())):
+            span.set_status(Status(StatusCode.ERROR, why))
+            span.end()
 
 
 class Delivery:
@@ -73,7 +113,8 @@ class _Reason(logging.Handler):
 class RootSpan:
     """The conversation's root span as MLflow is to see it. Does nothing where no traces are sent."""
 
-    def __init__(self, conversation: LocalConversation) -> None:
+    def __init__(self, conversation: LocalConversation, open_spans: OpenSpans) -> None:
+        self._open_spans = open_spans
         # No public way leads to it; a test fails should the SDK name it otherwise.
         root = conversation._observability_root_span
         self._root = root
@@ -86,7 +127,9 @@ class RootSpan:
         """MLflow's id of the trace, `tr-` and 32 hexadecimal digits."""
         return None if self._span is None else f"tr-{self._span.get_span_context().trace_id:032x}"
 
-    def begin(self, *, task: str, run_id: str, user: str | None, endpoint: str, tags: Mapping[str, str]) -> None:
+    def begin(
+        self, *, task: str, run_id: str, user: str | None, endpoint: str, tags: Mapping[str, str]
+    ) -> None:
         """What is known from the start; the root is stored when it ends."""
         name = " ".join(task.split())
         if len(name) > _TRACE_NAME_LENGTH:
@@ -106,16 +149,20 @@ class RootSpan:
                 self._span.set_attribute(key, value)
 
     def end(self, *, outcome: str, finished: bool, output: str) -> None:
-        """Closes the trace with its outcome: state OK for a finished run, ERROR for every other. Later calls do nothing."""
+        """Closes the trace with its outcome: OK for a finished run, ERROR for every other. Later calls do nothing."""
         with self._lock:
             if self._ended or self._span is None or self._root is None:
                 return
             self._ended = True
             from opentelemetry.trace import Status, StatusCode
 
+            # The root is the SDK's own object and not among these: it began before they were watched.
+            self._open_spans.end(outcome)
             self._span.set_attribute("mlflow.spanOutputs", json.dumps(output, ensure_ascii=False))
             self._span.set_attribute("mlflow.traceTag.paddock.outcome", outcome)
-            status = Status(StatusCode.OK) if finished else Status(StatusCode.ERROR, f"{outcome}: {output}"[:500])
+            status = (
+                Status(StatusCode.OK) if finished else Status(StatusCode.ERROR, f"{outcome}: {output}"[:500])
+            )
             self._span.set_status(status)
             self._root.end()
 

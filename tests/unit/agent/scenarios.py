@@ -1,0 +1,71 @@
+"""What the scripted provider answers in these tests, by scenario name (see services/demo-model)."""
+
+from typing import Any
+
+Scenario = dict[str, Any]
+
+
+def _call(tool: str, **arguments: Any) -> dict[str, Any]:
+    return {"tool_calls": [{"name": tool, "arguments": arguments}]}
+
+
+def _terminal(command: str, **step: Any) -> dict[str, Any]:
+    return {**_call("terminal", command=command), **step}
+
+
+def _fail(status: int, *, times: int | str = "always", **fields: Any) -> dict[str, Any]:
+    return {"fail": {"times": times, "status": status, **fields}, "reply": "never said"}
+
+
+DONE = _call("finish", message="all done")
+# What MLflow's gateway answers when a REJECT policy's limit is reached; not an OpenAI error body.
+MLFLOW_BUDGET = {
+    "detail": "Budget limit exceeded. Limit: $0.00 USD per 1 hour. Budget resets at 2026-01-01T00:00:00Z. Request rejected."
+}
+
+
+def scenarios(page_url: str) -> dict[str, Scenario]:
+    """All scenarios; `page_url` is the local page that the browser is sent to."""
+    steps: dict[str, list[dict[str, Any]]] = {
+        "short": [_terminal("echo made >made.txt; umask"), DONE],
+        "count": [*(_terminal(f"echo {n} >>steps.txt") for n in range(1, 6)), DONE],
+        "slow-third": [
+            _terminal("echo 1 >>steps.txt"),
+            _terminal("echo 2 >>steps.txt"),
+            _terminal("echo 3 >>steps.txt", delay_seconds=30),
+            DONE,
+        ],
+        "cut-off-command": [_terminal("echo begun >>begun.txt; sleep 60; echo ended >>ended.txt"), DONE],
+        "endless": [{**_terminal("echo step {n}"), "repeat": "forever"}],
+        "same-again": [{**_terminal("echo the same"), "repeat": "forever"}],
+        "question": [
+            _terminal("echo looking"),
+            {"reply": "Shall I delete the folder `old`, or keep it?"},
+            DONE,
+        ],
+        "says-done": [{"reply": "There was nothing to do."}],
+        "budget": [_terminal("echo one"), _fail(429, body=MLFLOW_BUDGET)],
+        "no-quota": [_fail(429, code="insufficient_quota", message="You exceeded your current quota.")],
+        "wrong-key": [_fail(401, message="Incorrect API key provided.")],
+        "forbidden": [_fail(403, body={"detail": "Permission denied"})],
+        "unknown": [_fail(404, body={"detail": "GatewayEndpoint not found (name='nope')"})],
+        "down": [_fail(503, message="overloaded")],
+        "hiccup": [{**_fail(503, times=2, message="overloaded"), **_terminal("echo up again")}, DONE],
+        "bad-request": [_fail(400, message="tools[0] is not valid")],
+        "reset": [{"reset": True}],
+        "cut-body": [{"malformed": "body", "reply": "half of it"}],
+        "tools-look": [
+            _call("glob", pattern="**/*.py"),
+            _call("grep", pattern="needle", include="*.py"),
+            DONE,
+        ],
+        "mcp-stdio": [_call("add", a=2, b=40), DONE],
+        "mcp-http": [_call("add", a=20, b=22), DONE],
+        "browser": [
+            _call("browser_navigate", url=page_url),
+            _call("browser_get_content", extract_links=False, start_from_char=0),
+            DONE,
+        ],
+        "environment": [_terminal("env | sort >env.txt"), DONE],
+    }
+    return {name: {"steps": content} for name, content in steps.items()}
