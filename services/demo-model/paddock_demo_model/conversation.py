@@ -114,25 +114,23 @@ class Conversation:
     def working_directory(self) -> str | None:
         """Absolute path of the agent's folder: as the terminal last reported it, else as a tool's description says."""
         for message in reversed(self._messages):
-            if message.role == "tool" and (found := _WORKING_DIRECTORY.findall(message.text())):
-                return found[-1].strip()
-        for tool in self.tools.values():
-            if found := _DESCRIBED_DIRECTORY.findall(tool.function.description or ""):
-                return found[-1].strip()
-        return None
+            if message.role == "tool" and (found := _last(_WORKING_DIRECTORY, message.text())):
+                return found
+        return self._described_directory()
 
     def workspace(self) -> str | None:
         """Absolute path of the folder that the agent was started in."""
-        for tool in self.tools.values():
-            if found := _DESCRIBED_DIRECTORY.findall(tool.function.description or ""):
-                return found[-1].strip()
-        return self.working_directory()
+        return self._described_directory() or self.working_directory()
 
     def has_moved(self) -> bool:
         """Whether the terminal stands in another folder than the one that the agent was started in."""
         before = self._messages[: max(self._task_index, 0)]
-        places = [place for message in before for place in _WORKING_DIRECTORY.findall(message.text())]
-        return bool(places) and places[-1].strip() != self.workspace()
+        places = [place for message in before if (place := _last(_WORKING_DIRECTORY, message.text()))]
+        return bool(places) and places[-1] != self.workspace()
+
+    def _described_directory(self) -> str | None:
+        descriptions = (tool.function.description or "" for tool in self.tools.values())
+        return next((found for text in descriptions if (found := _last(_DESCRIBED_DIRECTORY, text))), None)
 
     def _find_task(self) -> int:
         """Index of the last user message that is not a mere "continue"; -1 without one."""
@@ -149,3 +147,9 @@ def _object(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _last(pattern: re.Pattern[str], text: str) -> str | None:
+    """The group of a pattern's last match."""
+    found: list[str] = pattern.findall(text)
+    return found[-1].strip() if found else None

@@ -11,6 +11,7 @@ from paddock_demo_model.plans import Action, Outcome, Plan
 
 IGNORED_FOLDERS = (".git", "node_modules", ".venv", "__pycache__")
 SURVEY_SECONDS = 120
+_SHOWN_ENTRIES = 60
 _PRUNE = "\\( " + " -o ".join(f"-name {name}" for name in IGNORED_FOLDERS) + " \\) -prune"
 _README = re.compile(r"readme(\.(md|rst|txt|adoc|org))?", re.IGNORECASE)
 
@@ -141,7 +142,7 @@ def survey_command(path: str, inside: str | None) -> str:
         f"; echo folders: $(find . -mindepth 1 {_PRUNE} -o -type d -print0 | tr -cd '\\000' | wc -c)"
         f"; {found} | {lines} | sed -n 's/.*[^/]\\.\\([A-Za-z0-9_+-]\\{{1,12\\}}\\)$/\\1/p' | sort | uniq -c"
         " | sort -rn | head -n 20 | sed 's/^ */extension: /'"
-        f"; find . -mindepth 1 -maxdepth 1 -print0 | {lines} | sed 's|^\\./||' | sort | head -n 60"
+        f"; find . -mindepth 1 -maxdepth 1 -print0 | {lines} | sed 's|^\\./||' | sort | head -n {_SHOWN_ENTRIES}"
         " | cut -c1-120 | sed 's/^/entry: /'"
         f"; if [ -d {quoted} ]; then echo target: folder; elif [ -e {quoted} ] || [ -L {quoted} ];"
         f" then echo target: $(wc -l < {quoted}) lines; fi"
@@ -217,15 +218,18 @@ def facts(survey: Survey, name: str, target: str | None) -> list[str]:
     Facts about what is missing come last: they serve where there is little else to tell.
     """
     project = f'The project folder "{name}"' if name.strip(".") else "The project folder"
-    present: list[str] = []
-    absent: list[str] = []
     aside = f"not counting {f'{target} and ' if target else ''}the contents of {', '.join(IGNORED_FOLDERS)}"
-    if survey.files:
-        folders = f" in {survey.folders} {_plural('folder', survey.folders)}" if survey.folders else ""
-        present.append(f"{project} has {survey.files} {_plural('file', survey.files)}{folders}, {aside}.")
-    else:
-        absent.append(f"{project} has no files, {aside}.")
+    folders = f" in {survey.folders} {_plural('folder', survey.folders)}" if survey.folders else ""
+    size = f"{survey.files} {_plural('file', survey.files)}{folders}" if survey.files else "no files"
+    count = [f"{project} has {size}, {aside}."]
+    language, no_language = _language_facts(survey)
+    readme, no_readme = _readme_facts(survey)
+    git, no_git = _git_facts(survey)
+    entries, no_entries = _entry_facts(survey, target)
+    return [*count, *language, *readme, *git, *entries, *no_readme, *no_git, *no_language, *no_entries]
 
+
+def _language_facts(survey: Survey) -> tuple[list[str], list[str]]:
     languages = _languages(survey)
     if languages:
         top, number = languages[0]
@@ -233,55 +237,60 @@ def facts(survey: Survey, name: str, target: str | None) -> list[str]:
         if survey.top_lines is not None:
             sentence += f" and {survey.top_lines} {_plural('line', survey.top_lines)}"
         rest = [f"{other} ({amount})" for other, amount in languages[1:4]]
-        present.append(f"{sentence}{', followed by ' + ', '.join(rest) if rest else ''}.")
-    elif survey.extensions:
-        extension, number = next(iter(survey.extensions.items()))
-        kind = DOCUMENTS.get(extension)
-        named = f"{kind} (.{extension})" if kind else f".{extension}"
-        present.append(f"Its most frequent kind of file is {named}, with {number} {_plural('file', number)}.")
+        return [f"{sentence}{', followed by ' + ', '.join(rest) if rest else ''}."], []
+    missing = ["It has no file of a programming language that I know by its extension."]
+    if not survey.extensions:
+        return [], missing
+    extension, number = next(iter(survey.extensions.items()))
+    kind = DOCUMENTS.get(extension)
+    named = f"{kind} (.{extension})" if kind else f".{extension}"
+    return [f"Its most frequent kind of file is {named}, with {number} {_plural('file', number)}."], missing
 
-    if readme := _readme(survey):
-        title = _title(survey.readme_head)
-        if title:
-            present.append(f'Its {readme} is titled "{title}".')
-        if survey.readme_lines is not None:
-            present.append(f"Its {readme} has {survey.readme_lines} {_plural('line', survey.readme_lines)}.")
-    else:
-        absent.append("It has no README file at its top level.")
 
-    if survey.commits is None and ".git" not in survey.entries:
-        absent.append("It is not the top of a git repository.")
-    elif survey.commits is not None:
-        on = f" on the branch {survey.branch}" if survey.branch else ""
-        latest = f'; the latest is "{survey.subject}"' if survey.subject else ""
-        present.append(
-            f"Its git history has {survey.commits} {_plural('commit', survey.commits)}{on}{latest}."
-        )
+def _readme_facts(survey: Survey) -> tuple[list[str], list[str]]:
+    readme = _readme(survey)
+    if readme is None:
+        return [], ["It has no README file at its top level."]
+    sentences = []
+    if title := _title(survey.readme_head):
+        sentences.append(f'Its {readme} is titled "{title}".')
+    if survey.readme_lines is not None:
+        sentences.append(f"Its {readme} has {survey.readme_lines} {_plural('line', survey.readme_lines)}.")
+    return sentences, []
 
-    present += [
+
+def _git_facts(survey: Survey) -> tuple[list[str], list[str]]:
+    if survey.commits is None:
+        # With a .git, git is missing or refuses to read it, and nothing can be said.
+        return [], [] if ".git" in survey.entries else ["It is not the top of a git repository."]
+    on = f" on the branch {survey.branch}" if survey.branch else ""
+    latest = f'; the latest is "{survey.subject}"' if survey.subject else ""
+    commits = f"{survey.commits} {_plural('commit', survey.commits)}"
+    return [f"Its git history has {commits}{on}{latest}."], []
+
+
+def _entry_facts(survey: Survey, target: str | None) -> tuple[list[str], list[str]]:
+    """What lies at the top level, and the kinds of documents."""
+    sentences = [
         f"It has {text} at its top level." for entry, text in _MARKERS.items() if entry in survey.entries
     ]
-    documents = [
+    sentences += [
         f"It has {number} {DOCUMENTS[extension]} {_plural('file', number)} (.{extension})."
         for extension, number in survey.extensions.items()
         if extension in DOCUMENTS
     ]
+    missing = [] if survey.folders else ["It has no sub-folders."]
     others = [entry for entry in survey.entries if entry != target]
-    if others and len(survey.entries) < 60:
+    if not others:
+        return sentences, ["There is nothing at its top level.", *missing]
+    if len(survey.entries) < _SHOWN_ENTRIES:
         number = len(others)
         # Longer names were cut by the command.
-        shown = ", ".join([entry for entry in others if len(entry) < 100][:5]) + (
-            " and others" if number > 5 else ""
-        )
-        documents.append(f"At its top level there {'is' if number == 1 else 'are'} {number} "
-                         f"{'entry' if number == 1 else 'entries'}: {shown}.")  # fmt: skip
-    elif not others:
-        absent.append("There is nothing at its top level.")
-    if not languages:
-        absent.append("It has no file of a programming language that I know by its extension.")
-    if not survey.folders:
-        absent.append("It has no sub-folders.")
-    return present + documents + absent
+        shown = ", ".join([entry for entry in others if len(entry) < 100][:5])
+        verb, noun = ("is", "entry") if number == 1 else ("are", "entries")
+        more = " and others" if number > 5 else ""
+        sentences.append(f"At its top level there {verb} {number} {noun}: {shown}{more}.")
+    return sentences, missing
 
 
 def write_file(conversation: Conversation, path: str, text: str, *, replace: bool) -> SubPlan:

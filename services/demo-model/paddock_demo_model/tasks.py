@@ -10,6 +10,7 @@ import re
 import shlex
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from posixpath import join, normpath
 from typing import Any
 
@@ -130,8 +131,7 @@ def recognise(conversation: Conversation) -> list[Wish]:
     """The wishes that the rules find in the task, in their order there, none within another."""
     task = conversation.task
     found: list[Wish] = []
-    for rule in (_facts_wish, _put_wish, _create_wish, _replace_wish, _run_wish, _call_wish, _url_wish, _find_wish,
-                 _grep_wish, _read_wish):  # fmt: skip
+    for rule in _RULES:
         for wish in rule(conversation, task):
             if all(wish.end <= other.start or wish.start >= other.end for other in found):
                 found.append(wish)
@@ -194,56 +194,51 @@ def _tasks(wishes: list[Wish], *, done: int, why: str) -> Action:
     return Action("task_tracker", {"command": "plan", "task_list": tasks}, why)
 
 
-# --- the rules ---------------------------------------------------------------------------------------------------
+# --- the rules --------------------------------------------------------------------------------------------
 
 
 def _facts_wish(conversation: Conversation, task: str) -> list[Wish]:
     wishes = []
     for match in _FACTS.finditer(task):
-        path = _path(match)
-        if not _PROJECT.search(re.sub(r"\babout\b", "", match["about"])):
-            continue
-        count = _number(match["count"])
-        if 1 <= count <= _MAX_FACTS:
-            wishes.append(
-                Wish(*match.span(), f"Write {count} facts into {path}",
-                     lambda count=count, path=path: facts_plan(conversation, count, path))
-            )  # fmt: skip
+        path, count = _path(match), _number(match["count"])
+        if _PROJECT.search(re.sub(r"\babout\b", "", match["about"])) and 1 <= count <= _MAX_FACTS:
+            plan = partial(facts_plan, conversation, count, path)
+            wishes.append(Wish(*match.span(), f"Write {count} facts into {path}", plan))
     return wishes
 
 
 def _run_wish(conversation: Conversation, task: str) -> list[Wish]:
     return [
-        Wish(*match.span(), f"Run {_one_line(command)}", lambda command=command: _run(conversation, command))
+        Wish(*match.span(), f"Run {_one_line(command)}", partial(_run, conversation, command))
         for match in _RUN.finditer(task)
         if (command := (match["fence"] or match["tick"]).strip())
     ]
 
 
 def _create_wish(conversation: Conversation, task: str) -> list[Wish]:
-    return [_file_wish(conversation, match) for match in _CREATE.finditer(task)]
-
-
-def _put_wish(conversation: Conversation, task: str) -> list[Wish]:
-    return [_file_wish(conversation, match) for match in _PUT.finditer(task)]
-
-
-def _file_wish(conversation: Conversation, match: re.Match[str]) -> Wish:
-    path, text = _path(match), _quoted(match)
-    return Wish(*match.span(), f"Create {path}", lambda: _create(conversation, path, text))
+    return [
+        Wish(*match.span(), f"Create {path}", partial(_create, conversation, path, _quoted(match)))
+        for rule in (_PUT, _CREATE)
+        for match in rule.finditer(task)
+        if (path := _path(match))
+    ]
 
 
 def _replace_wish(conversation: Conversation, task: str) -> list[Wish]:
     return [
-        Wish(*match.span(), f"Replace a text in {_path(match)}",
-             lambda match=match: _replace(conversation, _path(match), match["old"], match["new"]))
+        Wish(
+            *match.span(),
+            f"Replace a text in {path}",
+            partial(_replace, conversation, path, match["old"], match["new"]),
+        )
         for match in _REPLACE.finditer(task)
-    ]  # fmt: skip
+        if (path := _path(match))
+    ]
 
 
 def _find_wish(conversation: Conversation, task: str) -> list[Wish]:
     return [
-        Wish(*match.span(), f"Find {pattern}", lambda pattern=pattern: _find(conversation, pattern))
+        Wish(*match.span(), f"Find {pattern}", partial(_find, conversation, pattern))
         for match in _FIND.finditer(task)
         if (pattern := match["pattern"].rstrip(".") or match["pattern"])
     ]
@@ -251,7 +246,7 @@ def _find_wish(conversation: Conversation, task: str) -> list[Wish]:
 
 def _grep_wish(conversation: Conversation, task: str) -> list[Wish]:
     return [
-        Wish(*match.span(), f"Search for {text}", lambda text=text: _grep(conversation, text))
+        Wish(*match.span(), f"Search for {text}", partial(_grep, conversation, text))
         for match in _GREP.finditer(task)
         if (text := _quoted(match).strip())
     ]
@@ -259,33 +254,36 @@ def _grep_wish(conversation: Conversation, task: str) -> list[Wish]:
 
 def _read_wish(conversation: Conversation, task: str) -> list[Wish]:
     return [
-        Wish(*match.span(), f"Read {_path(match)}", lambda match=match: _read(conversation, _path(match)))
+        Wish(*match.span(), f"Read {path}", partial(_read, conversation, path))
         for match in _READ.finditer(task)
+        if (path := _path(match))
     ]
 
 
 def _url_wish(conversation: Conversation, task: str) -> list[Wish]:
     return [
-        Wish(*match.span(), f"Read {match[0]}", lambda match=match: _browse(conversation, match[0]))
+        Wish(*match.span(), f"Read {match[0]}", partial(_browse, conversation, match[0]))
         for match in _URL.finditer(task)
     ]
 
 
 def _call_wish(conversation: Conversation, task: str) -> list[Wish]:
-    wishes = []
-    matches = [
-        match for match in _CALL.finditer(task) if match["tool"] in conversation.tools.keys() - _OWN_TOOLS
+    named = conversation.tools.keys() - _OWN_TOOLS
+    matches = [match for match in _CALL.finditer(task) if match["tool"] in named]
+    # A tool's arguments are the words up to the next tool.
+    ends = [*(match.start() for match in matches[1:]), len(task)]
+    return [
+        Wish(
+            match.start(),
+            end,
+            f"Call {match['tool']}",
+            partial(_call, conversation, match["tool"], task[match.end() : end]),
+        )
+        for match, end in zip(matches, ends, strict=False)
     ]
-    for match, following in zip(matches, [*matches[1:], None], strict=False):
-        end = following.start() if following else len(task)
-        words = task[match.end() : end]
-        name = match["tool"]
-        wishes.append(Wish(match.start(), end, f"Call {name}",
-                           lambda name=name, words=words: _call(conversation, name, words)))  # fmt: skip
-    return wishes
 
 
-# --- the parts of a plan -----------------------------------------------------------------------------------------
+# --- the parts of a plan ----------------------------------------------------------------------------------
 
 
 def _run(conversation: Conversation, command: str) -> Part:
@@ -526,3 +524,17 @@ def _shown(text: str) -> str:
 def _one_line(text: str) -> str:
     line = re.sub(r"\s+", " ", text).strip()
     return line if len(line) <= 120 else line[:117] + "..."
+
+
+# The narrower rules come first: what one has taken, the others leave.
+_RULES = (
+    _facts_wish,
+    _create_wish,
+    _replace_wish,
+    _run_wish,
+    _call_wish,
+    _url_wish,
+    _find_wish,
+    _grep_wish,
+    _read_wish,
+)
