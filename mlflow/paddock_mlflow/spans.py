@@ -34,21 +34,37 @@ def parsed(value: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class SpanContent:
+    """The larger part of a span: its attributes as sent, and the message of its status."""
+
+    attributes: Mapping[str, Any]
+    status_message: str
+
+
+@dataclass(frozen=True)
 class SpanView:
-    """What the translation needs to know of a span. Its attributes are fetched when they are first asked for."""
+    """What the translation needs to know of a span. Its content is fetched when it is first asked for."""
 
     name: str
     span_id: str
     parent_id: str
     start_ns: int
     error: bool
-    error_message: str
-    load: Callable[[], Mapping[str, Any]]
+    load: Callable[[], SpanContent]
 
     @cached_property
+    def _content(self) -> SpanContent:
+        return self.load()
+
+    @property
     def attributes(self) -> Mapping[str, Any]:
         """Attribute name → value as sent."""
-        return self.load()
+        return self._content.attributes
+
+    @property
+    def error_message(self) -> str:
+        """What the status says beyond that it is an error; often nothing."""
+        return self._content.status_message
 
     def json(self, key: str) -> Any:
         """What an attribute says: JSON text parsed, any other value as it is, None where there is none."""
@@ -62,16 +78,15 @@ class SpanView:
 
 
 def view(span: Span) -> SpanView:
-    """A span of a request. The view is of the span as it is now, not as it will be after changes."""
-    attributes = {item.key: plain(item.value) for item in span.attributes}
+    """A span of a request, as it is now: later changes don't show."""
+    content = SpanContent({item.key: plain(item.value) for item in span.attributes}, span.status.message)
     return SpanView(
         name=span.name,
         span_id=span.span_id.hex(),
         parent_id=span.parent_span_id.hex(),
         start_ns=span.start_time_unix_nano,
         error=span.status.code == Status.STATUS_CODE_ERROR,
-        error_message=span.status.message,
-        load=lambda: attributes,
+        load=lambda: content,
     )
 
 

@@ -1,22 +1,18 @@
 """The spans of a trace that MLflow has stored already."""
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from mlflow.entities import SpanStatusCode
 from mlflow.server.handlers import _get_tracking_store
 from mlflow.store.tracking.dbmodels.models import SqlSpan
 from sqlalchemy import select
 
-from paddock_mlflow.conversations import FOREIGN_STEPS, ROOT, RUNS, STEPS
-from paddock_mlflow.spans import SpanView
-
-_TOLD_BY_NAME = frozenset({ROOT, *RUNS, *STEPS, *FOREIGN_STEPS})
+from paddock_mlflow.spans import SpanContent, SpanView
 
 
 def earlier_spans(trace_id: str) -> Sequence[SpanView]:
-    """Views of a trace's stored spans: one query, and one more for each span whose attributes are asked for.
+    """Views of a trace's stored spans: one query, and one more for each span whose content is asked for.
 
     A long run has megabytes in its spans (each model call repeats the whole conversation), of which two or three are
     ever asked for.
@@ -43,33 +39,22 @@ def earlier_spans(trace_id: str) -> Sequence[SpanView]:
 def _view(
     request_id: str, name: str | None, span_id: str, parent_id: str | None, start_ns: int, status: str
 ) -> SpanView:
-    error = status == SpanStatusCode.ERROR
     return SpanView(
         name=name or "",
         span_id=span_id,
         parent_id=parent_id or "",
         start_ns=start_ns,
-        error=error,
-        error_message=_error_message(request_id, span_id) if error and name in _TOLD_BY_NAME else "",
-        load=lambda: _attributes(request_id, span_id),
+        error=status == SpanStatusCode.ERROR,
+        load=lambda: _content(request_id, span_id),
     )
 
 
-def _content(request_id: str, span_id: str) -> dict[str, Any]:
+def _content(request_id: str, span_id: str) -> SpanContent:
     query = select(SqlSpan.content).where(SqlSpan.trace_id == request_id, SqlSpan.span_id == span_id)
     with _get_tracking_store().ManagedSessionMaker() as session:
         content = session.execute(query).scalar_one_or_none()
     # Empty where MLflow has moved an old trace's payload to the archive.
-    return json.loads(content) if content else {}
-
-
-def _attributes(request_id: str, span_id: str) -> Mapping[str, Any]:
-    # MLflow stores each value as JSON.
-    return {
-        key: json.loads(value)
-        for key, value in (_content(request_id, span_id).get("attributes") or {}).items()
-    }
-
-
-def _error_message(request_id: str, span_id: str) -> str:
-    return str((_content(request_id, span_id).get("status") or {}).get("message") or "")
+    span = json.loads(content) if content else {}
+    # MLflow stores each value as JSON, inside the JSON document.
+    attributes = {key: json.loads(value) for key, value in (span.get("attributes") or {}).items()}
+    return SpanContent(attributes, str((span.get("status") or {}).get("message") or ""))

@@ -106,14 +106,15 @@ def test_a_function_that_is_replaced_or_called_takes_the_same(
     assert [part.split(":")[0].strip() for part in found.group(1).split(",")] == parameters
 
 
-def test_spans_are_stored_as_json_values_in_a_json_document(server: Any, deliver: Any) -> None:
+@pytest.mark.parametrize("case", ["finish", "wrong-key"])
+def test_spans_are_stored_as_json_values_in_a_json_document(server: Any, deliver: Any, case: str) -> None:
     """`stored_spans` reads MLflow's own form."""
     from otlp_recordings import recording
 
     from paddock_mlflow.spans import view
     from paddock_mlflow.stored_spans import earlier_spans
 
-    sent = recording("finish")
+    sent = recording(case)
     deliver(sent)
     earlier = {span.span_id: span for span in earlier_spans(sent.trace_id.removeprefix("tr-"))}
     assert len(earlier) == len(sent.spans)
@@ -121,6 +122,7 @@ def test_spans_are_stored_as_json_values_in_a_json_document(server: Any, deliver
         found = earlier[span.span_id]
         assert (found.name, found.parent_id, found.start_ns) == (span.name, span.parent_id, span.start_ns)
         assert found.path == span.path
+        assert (found.error, found.error_message) == (span.error, span.error_message)
         for key in ("lmnr.span.input", "gen_ai.output.messages", "lmnr.association.properties.session_id"):
             assert found.json(key) == span.json(key)
 

@@ -94,7 +94,6 @@ def test_a_session_that_looks_like_a_number_stays_a_text() -> None:
 
 def test_a_session_too_long_for_mlflow_does_not_cost_the_batch() -> None:
     sent = recording("message").together()
-    sent.spans[0].attributes[0].CopyFrom(sent.spans[0].attributes[0])
     for span in sent.spans:
         for attribute in span.attributes:
             if attribute.key == "lmnr.association.properties.session_id":
