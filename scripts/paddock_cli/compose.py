@@ -198,19 +198,10 @@ class ComposeStack:
         """
         labels = (f"com.docker.compose.project={self._project()}", "com.docker.compose.oneoff=True")
         filters = [word for label in labels for word in ("--filter", f"label={label}")]
-        found = subprocess.run(
-            [self._docker, "ps", "--quiet", *filters],
-            capture_output=True,
-            text=True,
-            check=False,
-        ).stdout.split()
+        found = self._engine("ps", "--quiet", *filters).stdout.split()
         if found:
             with console.step(f"ending {len(found)} running agent(s)"):
-                subprocess.run(
-                    [self._docker, "stop", "--time", str(AGENT_GRACE_SECONDS), *found],
-                    capture_output=True,
-                    check=False,
-                )
+                self._engine("stop", "--time", str(AGENT_GRACE_SECONDS), *found)
         return len(found)
 
     # Building
@@ -221,13 +212,7 @@ class ComposeStack:
         if self._image_exists(image):
             return
         with console.step(f"fetching the base image {image}") as step:
-            pulled = subprocess.run(
-                [self._docker, "pull", "--quiet", image],
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=600,
-            )
+            pulled = self._engine("pull", "--quiet", image)
             step.result = "pulled" if pulled.returncode == 0 else "no registry answers"
         if pulled.returncode == 0:
             return
@@ -279,12 +264,7 @@ class ComposeStack:
         return [image for image in answer.stdout.split() if not self._image_exists(image)]
 
     def _image_exists(self, image: str) -> bool:
-        return (
-            subprocess.run(
-                [self._docker, "image", "inspect", image], capture_output=True, check=False
-            ).returncode
-            == 0
-        )
+        return self._engine("image", "inspect", image).returncode == 0
 
     # What Compose is told
 
@@ -329,6 +309,18 @@ class ComposeStack:
             self._where.make()
             self._write_env_file()
         return [self._docker, "compose", "--ansi", "never", "--env-file", str(self._env_file), *arguments]
+
+    def _engine(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """A call of the engine itself."""
+        return subprocess.run(
+            [self._docker, *arguments],
+            env=self._variables(),
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=900,
+        )
 
     def _run(self, arguments: list[str], timeout: float = 60) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -430,12 +422,7 @@ class ComposeStack:
 
     def _engine_folder(self) -> Path:
         """Where the engine keeps images; where that is another machine's or another root's, this checkout's disk."""
-        answer = subprocess.run(
-            [self._docker, "info", "--format", "{{.DockerRootDir}}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        answer = self._engine("info", "--format", "{{.DockerRootDir}}")
         folder = Path(answer.stdout.strip() or "/")
         try:
             return folder if folder.exists() else self._where.root
@@ -445,15 +432,11 @@ class ComposeStack:
     def _memory(self, containers: list[str]) -> dict[str, int]:
         if not containers:
             return {}
-        answer = subprocess.run(
-            [self._docker, "stats", "--no-stream", "--format", "{{.Name}}\t{{.MemUsage}}", *containers],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        usage = "{{.Name}}\\t{{.MemUsage}}"
+        answer = self._engine("stats", "--no-stream", "--format", usage, *containers)
         return {
-            name: _bytes(usage.partition("/")[0])
-            for name, _, usage in (line.partition("\t") for line in answer.stdout.splitlines())
+            name: _bytes(used.partition("/")[0])
+            for name, _, used in (line.partition("\t") for line in answer.stdout.splitlines())
         }
 
     def _owner(self, workspace: Path) -> tuple[int, int]:
@@ -524,8 +507,18 @@ def _json_lines(text: str) -> list[dict[str, str]]:
 
 def _bytes(text: str) -> int:
     """`123.4MiB` in bytes."""
-    match = re.fullmatch(r"([\d.]+)([KMGT]?i?)B", text.strip())
+    match = re.fullmatch(r"([\d.]+)([kKMGT]?i?)B", text.strip())
     if not match:
         return 0
-    factor = {"": 1, "K": 1000, "k": 1000, "Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
+    factor = {
+        "": 1,
+        "K": 1000,
+        "k": 1000,
+        "M": 1000**2,
+        "G": 1000**3,
+        "Ki": 1024,
+        "Mi": 1024**2,
+        "Gi": 1024**3,
+        "Ti": 1024**4,
+    }
     return int(float(match[1]) * factor.get(match[2], 1))

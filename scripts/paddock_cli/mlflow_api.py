@@ -81,9 +81,10 @@ class Judge:
 class Mlflow:
     """A session with the server as its administrator."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, transport: httpx.BaseTransport | None = None) -> None:
         self.url = connection.url
         self._client = httpx.Client(
+            transport=transport,
             base_url=connection.url,
             auth=(connection.user, connection.password),
             timeout=TIMEOUT_SECONDS,

@@ -170,7 +170,6 @@ def _tests(where: Paths, session: Session, selected: list[str]) -> list[str]:
     """What of the selection belongs to this session, relative to the root."""
     if not selected:
         return [name for name in session.tests if (where.root / name).exists()]
-    others = [name for other in SESSIONS for name in other.tests]
     found = []
     for one in selected:
         file, separator, node = one.partition("::")
@@ -183,7 +182,11 @@ def _tests(where: Paths, session: Session, selected: list[str]) -> list[str]:
         if inside:
             found.append(relative + separator + node)
         else:
-            found += [name for name in session.tests if name in others and name.startswith(relative + "/")]
+            found += [
+                name
+                for name in session.tests
+                if name.startswith(relative + "/") and (where.root / name).exists()
+            ]
     return found
 
 

@@ -1,0 +1,401 @@
+"""What holds on both stacks, told by `./paddock` alone: the same cases run embedded and on Compose.
+
+A folder's conftest gives a session fixture `product`, a `Product`; a test class takes the cases by inheriting
+`EndToEnd`.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).resolve().parents[1]
+TASK = "Write 3 facts about the current project into FACTS.txt."
+EXPECTATION = "3 facts about the current project were written into FACTS.txt."
+JUDGES = {"relevance_to_query", "tool_call_efficiency"}
+GATEWAY = "/api/3.0/mlflow/gateway"
+AGENT_USER = "agent"
+
+
+@dataclass
+class Answer:
+    """What a call of the command line ended with."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document of a call with --json."""
+        return json.loads(self.out)
+
+
+@dataclass
+class Product:
+    """A stack that is up, by its command line.
+
+    Args:
+        kind: `embedded` or `compose`.
+        env: what makes the command line mean this stack and no other.
+        model_url: base address of the demo model as MLflow sees it, ending in /v1.
+    """
+
+    kind: str
+    env: dict[str, str]
+    model_url: str
+    _endpoints: dict[str, str] = field(default_factory=dict)
+
+    def paddock(
+        self,
+        *arguments: str,
+        cwd: Path | None = None,
+        timeout: float = 300,
+        env: dict[str, str] | None = None,
+    ) -> Answer:
+        """Call `./paddock` and wait for its end."""
+        done = subprocess.run(
+            [str(ROOT / "paddock"), *arguments],
+            capture_output=True,
+            text=True,
+            cwd=cwd,
+            timeout=timeout,
+            env=self._variables() | (env or {}),
+            check=False,
+        )
+        return Answer(done.returncode, done.stdout, done.stderr)
+
+    def start(self, *arguments: str, cwd: Path | None = None) -> "subprocess.Popen[str]":
+        """Call `./paddock` and go on."""
+        return subprocess.Popen(
+            [str(ROOT / "paddock"), *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=cwd,
+            env=self._variables(),
+        )
+
+    def api(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:
+        """A call of MLflow's REST API as its administrator."""
+        access = self.paddock("password", "--json").document
+        answer = httpx.request(
+            method, access["url"] + path, auth=(access["user"], access["password"]), timeout=30, **arguments
+        )
+        assert answer.status_code == 200, f"{method} {path}: {answer.status_code} {answer.text[:500]}"
+        return answer.json()
+
+    def trace(self, trace_id: str) -> dict[str, Any]:
+        """What MLflow tells of a trace."""
+        return self.api("GET", f"/api/3.0/mlflow/traces/{trace_id}")["trace"]["trace_info"]
+
+    def scenario(self, name: str) -> str:
+        """The endpoint that leads to a scripted answer of tests/scenarios."""
+        return self.endpoint(f"scenario-{name}", model=f"scenario/{name}")
+
+    def endpoint(self, name: str, *, model: str = "demo", base: str = "", key: str = "") -> str:
+        """An endpoint that agents may use, made where it is missing.
+
+        Args:
+            base: address of the provider; the demo model's where empty.
+            key: the provider's key; the demo model's own where empty.
+        """
+        if name in self._endpoints:
+            return name
+        secret_id = self._demo_secret()
+        if base or key:
+            body = {
+                "secret_name": f"{name}-key",
+                "secret_value": {"api_key": key or "none"},
+                "provider": "openai",
+                "auth_config": {"api_base": base or self.model_url},
+            }
+            secret_id = self.api("POST", f"{GATEWAY}/secrets/create", json=body)["secret"]["secret_id"]
+        body = {"name": name, "secret_id": secret_id, "provider": "openai", "model_name": model}
+        definition = self.api("POST", f"{GATEWAY}/model-definitions/create", json=body)["model_definition"]
+        link = {
+            "model_definition_id": definition["model_definition_id"],
+            "linkage_type": "PRIMARY",
+            "weight": 1.0,
+        }
+        body = {"name": name, "usage_tracking": True, "model_configs": [link]}
+        endpoint_id = self.api("POST", f"{GATEWAY}/endpoints/create", json=body)["endpoint"]["endpoint_id"]
+        grant = {"username": AGENT_USER, "resource_type": "gateway_endpoint", "resource_id": endpoint_id}
+        self.api("POST", "/api/3.0/mlflow/users/permissions/grant", json={**grant, "permission": "USE"})
+        self._endpoints[name] = endpoint_id
+        return name
+
+    def _demo_secret(self) -> str:
+        secrets = self.api("GET", f"{GATEWAY}/secrets/list")["secrets"]
+        return next(secret["secret_id"] for secret in secrets if secret["secret_name"] == "demo-key")
+
+    def _variables(self) -> dict[str, str]:
+        # Tests run in an environment of their own, whose packages the command line must not see.
+        return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | self.env
+
+
+def eventually(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """The first true value of a condition. Raises AssertionError where there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        if value := condition():
+            return value
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        time.sleep(0.25)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file, none where it is not there yet."""
+    return path.read_text().split() if path.exists() else []
+
+
+class EndToEnd:
+    """The cases; each test gets the running stack as `product`."""
+
+    def test_a_run_ends_judged_with_its_figures(self, product: Product, tmp_path: Path) -> None:
+        (tmp_path / "README.md").write_text("# Lighthouses\n")
+
+        answer = product.paddock(
+            "run", TASK, "--expect", EXPECTATION, "--tag", "team=web", "--json", cwd=tmp_path
+        )
+
+        assert answer.code == 0, answer.err
+        document = answer.document
+        assert document["run"]["outcome"] == "finished"
+        assert len((tmp_path / "FACTS.txt").read_text().splitlines()) == 3
+        assert "Lighthouses" in (tmp_path / "FACTS.txt").read_text()
+        assert document["trace"]["state"] == "OK"
+        assert document["trace"]["tags"]["team"] == "web"
+        assert document["trace"]["expectations"] == {"expected_facts": [EXPECTATION]}
+        assert {name: verdict["value"] for name, verdict in document["judges"].items()} == dict.fromkeys(
+            JUDGES | {"correctness"}, "yes"
+        )
+        assert all(verdict["rationale"] for verdict in document["judges"].values())
+        tokens = document["run"]["tokens"]
+        price = (tokens["input"] - tokens["cached_input"]) * 0.15 + tokens["cached_input"] * 0.075
+        assert document["trace"]["cost_usd"] * 1e6 == round(price + tokens["output"] * 0.6, 3)
+        assert document["links"]["trace"].endswith(document["run"]["trace_id"])
+
+    def test_correctness_says_no_where_the_answer_lacks_what_was_expected(
+        self, product: Product, tmp_path: Path
+    ) -> None:
+        answer = product.paddock(
+            "run", TASK, "--expect", "The submarine dived below ninety fathoms.", "--json", cwd=tmp_path
+        )
+
+        assert answer.code == 0, answer.err
+        assert answer.document["judges"]["correctness"]["value"] == "no"
+        assert answer.document["judges"]["correctness"]["rationale"]
+
+    def test_files_that_the_agent_writes_belong_to_the_workspace_owner(
+        self, product: Product, tmp_path: Path
+    ) -> None:
+        answer = product.paddock("run", TASK, "--judge-timeout", "0", "--json", cwd=tmp_path)
+
+        assert answer.code == 0, answer.err
+        facts = (tmp_path / "FACTS.txt").stat()
+        assert (facts.st_uid, facts.st_gid) == (tmp_path.stat().st_uid, tmp_path.stat().st_gid)
+        assert facts.st_mode & 0o444 == 0o444
+
+    def test_a_workspace_with_blanks_in_its_path(self, product: Product, tmp_path: Path) -> None:
+        folder = tmp_path / "my project"
+        folder.mkdir()
+
+        answer = product.paddock("run", TASK, "--workspace", str(folder), "--judge-timeout", "0", "--json")
+
+        assert answer.code == 0, answer.err
+        assert (folder / "FACTS.txt").exists()
+
+    def test_an_unknown_endpoint_is_refused_before_the_run(self, product: Product, tmp_path: Path) -> None:
+        answer = product.paddock("run", TASK, "--endpoint", "nope", cwd=tmp_path)
+
+        assert answer.code == 9
+        assert "coder" in answer.err
+        assert "Traceback" not in answer.err
+
+    def test_a_wrong_key_ends_as_authentication_with_a_trace(self, product: Product, tmp_path: Path) -> None:
+        endpoint = product.endpoint("wrong-key", key="sk-wrong")
+
+        answer = product.paddock("run", TASK, "--endpoint", endpoint, "--json", cwd=tmp_path)
+
+        assert answer.code == 7, answer.err
+        assert answer.document["run"]["outcome"] == "authentication"
+        assert answer.document["trace"]["state"] == "ERROR"
+
+    def test_a_provider_that_is_down_ends_as_unavailable_with_a_trace(
+        self, product: Product, tmp_path: Path
+    ) -> None:
+        host = product.model_url.removesuffix("/v1").rpartition(":")[0]
+        endpoint = product.endpoint("provider-down", base=f"{host}:9/v1", key="any")
+
+        answer = product.paddock("run", TASK, "--endpoint", endpoint, "--json", cwd=tmp_path)
+
+        assert answer.code == 8, answer.err
+        assert answer.document["run"]["outcome"] == "provider_unavailable"
+        assert answer.document["trace"]["state"] == "ERROR"
+
+    def test_a_provider_that_fails_twice_is_asked_again(self, product: Product, tmp_path: Path) -> None:
+        endpoint = product.scenario("fail-twice-then-finish")
+
+        answer = product.paddock(
+            "run", TASK, "--endpoint", endpoint, "--judge-timeout", "0", "--json", cwd=tmp_path
+        )
+
+        assert answer.code == 0, answer.err
+        assert answer.document["trace"]["state"] == "OK"
+
+    def test_the_iteration_limit_ends_the_run_as_an_error(self, product: Product, tmp_path: Path) -> None:
+        endpoint = product.scenario("loop")
+
+        answer = product.paddock(
+            "run", TASK, "--endpoint", endpoint, "--max-iterations", "3", "--json", cwd=tmp_path
+        )
+
+        assert answer.code == 3, answer.err
+        assert answer.document["run"]["steps"] == 3
+        assert answer.document["trace"]["state"] == "ERROR"
+
+    def test_the_time_limit_ends_the_run_as_an_error(self, product: Product, tmp_path: Path) -> None:
+        endpoint = product.scenario("long-run")
+
+        answer = product.paddock(
+            "run", TASK, "--endpoint", endpoint, "--timeout", "12", "--json", cwd=tmp_path
+        )
+
+        assert answer.code == 124, answer.err
+        assert answer.document["trace"]["state"] == "ERROR"
+
+    def test_an_interrupted_run_ends_its_trace_and_can_be_resumed(
+        self, product: Product, tmp_path: Path
+    ) -> None:
+        endpoint = product.scenario("long-run")
+        steps = tmp_path / "steps.log"
+        call = product.start("run", TASK, "--endpoint", endpoint, "--json", cwd=tmp_path)
+        eventually(lambda: len(lines_of(steps)) >= 2, 90, "two steps")
+
+        call.send_signal(signal.SIGINT)
+        out, err = call.communicate(timeout=90)
+
+        assert call.returncode == 130, err
+        document = json.loads(out)
+        assert document["run"]["outcome"] == "interrupted"
+        assert document["trace"]["state"] == "ERROR"
+        done = len(lines_of(steps))
+        run_id = document["run"]["run_id"]
+
+        resumed = product.paddock("run", "--resume", run_id, "--judge-timeout", "0", "--json", timeout=240)
+
+        assert resumed.code == 0, resumed.err
+        assert resumed.document["run"]["run_id"] == run_id
+        assert resumed.document["trace"]["state"] == "OK"
+        numbers = [int(line) for line in lines_of(steps)]
+        assert sorted(set(numbers)) == list(range(1, 21))
+        # The step that was cut off may have written before it could be noted; no other is done twice.
+        assert len(numbers) <= 21
+        assert numbers[:done] == list(range(1, done + 1))
+
+    def test_stop_and_down_end_running_agents_first(self, product: Product, tmp_path: Path) -> None:
+        endpoint = product.scenario("long-run")
+        steps = tmp_path / "steps.log"
+        call = product.start("run", TASK, "--endpoint", endpoint, "--json", cwd=tmp_path)
+        eventually(lambda: lines_of(steps), 90, "a step")
+
+        ended = self.end_agents(product)
+        out, err = call.communicate(timeout=90)
+
+        assert ended >= 1
+        assert call.returncode == 143, err
+        trace_id = json.loads(out)["run"]["trace_id"]
+        assert product.trace(trace_id)["state"] == "ERROR"
+
+    def end_agents(self, product: Product) -> int:
+        """What `stop` and `down` do first; the stack itself goes on, for the tests that follow."""
+        from paddock_cli import selection
+        from paddock_cli.settings import Paths, load
+
+        where = Paths(
+            root=ROOT,
+            state=Path(product.env["PADDOCK_STATE_DIR"]),
+            cache=Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "paddock",
+        )
+        before = {name: os.environ.get(name) for name in product.env}
+        os.environ.update(product.env)
+        try:
+            return selection.make(product.kind, where, load(where)).end_agents()
+        finally:
+            for name, value in before.items():
+                if value is None:
+                    del os.environ[name]
+                else:
+                    os.environ[name] = value
+
+    def test_a_run_that_is_not_here_cannot_be_resumed(self, product: Product) -> None:
+        answer = product.paddock("run", "--resume", str(uuid.uuid4()))
+
+        assert answer.code == 32
+        assert "Traceback" not in answer.err
+
+    def test_traces_lists_the_run(self, product: Product, tmp_path: Path) -> None:
+        run = product.paddock("run", TASK, "--judge-timeout", "0", "--json", cwd=tmp_path).document["run"]
+
+        listed = product.paddock("traces", "--json").document["traces"]
+
+        assert run["trace_id"] in [trace["trace_id"] for trace in listed]
+        newest = next(trace for trace in listed if trace["trace_id"] == run["trace_id"])
+        assert newest["run_id"] == run["run_id"]
+        assert newest["request"] == TASK
+        assert run["trace_id"] in product.paddock("traces").out
+
+    def test_evaluate_asks_a_judge_about_a_run(self, product: Product, tmp_path: Path) -> None:
+        run = product.paddock("run", TASK, "--judge-timeout", "0", "--json", cwd=tmp_path).document["run"]
+
+        answer = product.paddock(
+            *["evaluate", run["run_id"], "--judge", "Correctness", "--expect", EXPECTATION, "--json"]
+        )
+
+        assert answer.code == 0, answer.err
+        assert answer.document["evaluated"][0]["trace_id"] == run["trace_id"]
+        assert answer.document["evaluated"][0]["judges"]["correctness"]["value"] == "yes"
+
+    def test_an_unknown_judge_is_refused(self, product: Product) -> None:
+        answer = product.paddock("evaluate", "--judge", "taste")
+
+        assert answer.code == 32
+        assert "correctness" in answer.err
+
+    def test_status_password_and_env_agree(self, product: Product) -> None:
+        status = product.paddock("status", "--json")
+        assert status.code == 0
+        assert status.document["running"] is True
+        url = status.document["url"]
+        assert product.paddock("password", "--json").document["url"] == url
+
+        exports = product.paddock("env").out
+        variables = product.paddock("env", "--json").document
+        assert variables["LLM_BASE_URL"] == f"{url}/gateway/mlflow/v1"
+        assert all(f"export {name}=" in exports for name in variables)
+        answer = httpx.post(
+            f"{variables['LLM_BASE_URL']}/chat/completions",
+            headers={"Authorization": f"Bearer {variables['LLM_API_KEY']}"},
+            json={"model": "coder", "messages": [{"role": "user", "content": "Hello"}]},
+            timeout=30,
+        )
+        assert answer.status_code == 200, answer.text
+
+    def test_a_second_up_changes_nothing(self, product: Product) -> None:
+        before = product.paddock("password", "--json").document
+
+        answer = product.paddock(
+            "up", *(["--embedded"] if product.kind == "embedded" else ["--no-build"]), "--json"
+        )
+
+        assert answer.code == 0, answer.err
+        assert product.paddock("password", "--json").document == before

@@ -1,0 +1,286 @@
+"""What the engine is told, with a stand-in for the docker program: no container is started."""
+
+import json
+import os
+import stat
+
+import pytest
+
+from paddock_cli.compose import BuildSteps, ComposeStack, _bytes, _json_lines
+from paddock_cli.errors import BadSettings, BuildFailed, NotRunning, PortTaken, StartFailed
+from paddock_cli.settings import load
+from paddock_cli.stack import Request
+
+DOCKER = """
+def after(word):
+    return arguments[arguments.index(word) + 1:]
+
+def told(name, default=''):
+    path = os.path.join(os.environ['ANSWERS'], name)
+    return open(path).read() if os.path.exists(path) else default
+
+if arguments[0] == 'compose':
+    rest = after('--env-file')[1:]
+    rest = [word for word in rest if word not in ('--profile', 'agent', '*', '--progress', 'plain')]
+    command = rest[0]
+    if command == 'config':
+        print('paddock/mlflow:1' if '--images' in rest else json.dumps({'name': 'proj'}))
+    elif command == 'port':
+        print(told('port', '127.0.0.1:5000'))
+    elif command == 'exec':
+        print(told('secret', 'the-password'))
+    elif command == 'ps':
+        print(told('ps'))
+    else:
+        sys.stdout.write(told(command + '.out'))
+        sys.stderr.write(told(command + '.err'))
+        sys.exit(int(told(command + '.code', '0')))
+elif arguments[:2] == ['image', 'inspect']:
+    sys.exit(int(told('image', '0')))
+elif arguments[0] == 'pull':
+    sys.exit('no registry')
+elif arguments[0] == 'ps':
+    print(told('running'))
+elif arguments[0] == 'info':
+    print('/')
+"""
+
+
+@pytest.fixture
+def docker(program, tmp_path, monkeypatch):
+    """The stand-in; returns its list of calls."""
+    (tmp_path / "answers").mkdir()
+    monkeypatch.setenv("ANSWERS", str(tmp_path / "answers"))
+    return program("docker", DOCKER)
+
+
+@pytest.fixture
+def answers(tmp_path, docker):
+    """Sets what the stand-in says."""
+    return lambda name, text: (tmp_path / "answers" / name).write_text(text)
+
+
+@pytest.fixture
+def make(where, docker, monkeypatch):
+    """The stack with settings from these variables, as if they stood in the shell."""
+
+    def build(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return ComposeStack(where, load(where, {"MLFLOW_PORT": "0"} | variables))
+
+    return build
+
+
+def compose_calls(calls, docker, word):
+    return [call for call in calls(docker) if call["arguments"][0] == "compose" and word in call["arguments"]]
+
+
+def test_keys_go_into_a_private_file_and_nowhere_else(make, calls, docker, where):
+    make(OPENAI_API_KEY="sk-canary", S3_SECRET_KEY="s3-canary").up()
+
+    for call in calls(docker):
+        assert "canary" not in json.dumps(call)
+    written = where.state / "compose.env"
+    assert stat.S_IMODE(written.stat().st_mode) == 0o600
+    assert "OPENAI_API_KEY='sk-canary'" in written.read_text()
+    assert "S3_SECRET_KEY='s3-canary'" in written.read_text()
+    assert compose_calls(calls, docker, "up")[0]["env"]["PADDOCK_ENV_FILE"] == str(written)
+
+
+def test_the_users_file_is_part_of_what_compose_reads(make, where):
+    (where.root / ".env").write_text('AGENT_MEMORY=8g\nANTHROPIC_API_KEY="sk-2"\n')
+
+    make().up()
+
+    text = (where.state / "compose.env").read_text()
+    assert "AGENT_MEMORY='8g'" in text
+    assert "ANTHROPIC_API_KEY='sk-2'" in text
+
+
+def test_a_small_mtu_of_the_uplink_is_passed_on(make, where, monkeypatch):
+    monkeypatch.setattr("paddock_cli.preflight.uplink_mtu", lambda: 1400)
+    make().up()
+    assert "NETWORK_MTU='1400'" in (where.state / "compose.env").read_text()
+
+
+def test_a_set_mtu_wins_and_a_usual_one_is_left_alone(make, where, monkeypatch):
+    monkeypatch.setattr("paddock_cli.preflight.uplink_mtu", lambda: 9000)
+    make().up()
+    assert "NETWORK_MTU" not in (where.state / "compose.env").read_text()
+    make(NETWORK_MTU="1280").up()
+    assert "NETWORK_MTU='1280'" in (where.state / "compose.env").read_text()
+
+
+def test_a_value_that_a_dotenv_file_cannot_hold_is_refused(make, where):
+    (where.root / ".env").write_text('CODER_MODEL="it\'s"\n')
+
+    with pytest.raises(BadSettings, match="CODER_MODEL"):
+        make().up()
+
+
+def test_up_waits_for_health_and_does_not_build_again(make, calls, docker):
+    make().up()
+
+    (up,) = compose_calls(calls, docker, "up")
+    assert {"--wait", "--no-build", "--detach"} <= set(up["arguments"])
+    assert compose_calls(calls, docker, "build")
+
+
+def test_a_taken_port_is_found_before_anything_is_built(make, calls, docker):
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        stack = make(MLFLOW_PORT=str(taken.getsockname()[1]))
+        with pytest.raises(PortTaken, match=str(taken.getsockname()[1])):
+            stack.up()
+    assert not compose_calls(calls, docker, "build")
+
+
+def test_a_port_taken_in_the_meantime_is_told_as_such(make, answers):
+    answers("up.err", "Bind for 127.0.0.1:5000 failed: port is already allocated\n")
+    answers("up.code", "1")
+
+    with pytest.raises(PortTaken):
+        make().up()
+
+
+def test_a_service_that_does_not_start_is_told_with_its_log(make, answers):
+    rows = [
+        {
+            "ID": "1",
+            "Name": "proj-mlflow-1",
+            "Service": "mlflow",
+            "State": "exited",
+            "ExitCode": 3,
+            "Health": "",
+        },
+        {
+            "ID": "2",
+            "Name": "proj-setup-1",
+            "Service": "mlflow-setup",
+            "State": "exited",
+            "ExitCode": 0,
+            "Health": "",
+        },
+    ]
+    answers("ps", "\n".join(map(json.dumps, rows)))
+    answers("up.err", "dependency failed to start: container proj-mlflow-1 exited (3)\n")
+    answers("up.code", "1")
+    answers("logs.out", "expected a database, found none\n")
+
+    with pytest.raises(StartFailed, match=r"(?s)exited \(3\).*mlflow.*expected a database") as caught:
+        make().up()
+    assert caught.value.remedy == "./paddock logs mlflow tells more"
+
+
+def test_a_failed_build_is_told_with_its_end_and_its_log(make, answers, where):
+    answers("build.out", "#5 [mlflow build 2/4] RUN uv sync\n#5 1.2 no such index\n")
+    answers("build.code", "17")
+
+    with pytest.raises(BuildFailed, match="no such index") as caught:
+        make().up()
+    assert str(where.logs / "build.log") in caught.value.remedy
+
+
+def test_without_a_registry_and_without_the_script_the_base_image_is_named(make, answers, where):
+    answers("image", "1")
+    (where.root / "scripts").mkdir()
+    script = where.root / "scripts" / "make-base-image"
+    script.write_text("#!/bin/sh\necho expected to run as root >&2\nexit 1\n")
+    script.chmod(0o755)
+
+    with pytest.raises(BuildFailed, match=r"debian:trixie-slim.*expected to run as root"):
+        make().up()
+
+
+def test_no_running_mlflow_is_not_running(make, answers):
+    answers("port", ":0")
+
+    with pytest.raises(NotRunning, match="MLflow"):
+        make().connection()
+
+
+def request(tmp_path, **changes):
+    workspace = tmp_path / "work space"
+    workspace.mkdir(exist_ok=True)
+    state = tmp_path / "state" / "runs" / "0123-456"
+    state.mkdir(parents=True, exist_ok=True)
+    return Request(
+        **({"run_id": "0123-456", "task": "do it", "workspace": workspace, "state": state} | changes)
+    )
+
+
+def test_an_agent_runs_in_its_own_container_as_the_caller(make, calls, docker, tmp_path):
+    wanted = request(tmp_path)
+    agent = make().start_agent(wanted)
+    agent.wait()
+
+    arguments = compose_calls(calls, docker, "run")[0]["arguments"]
+    assert {"--rm", "--no-deps", "--no-TTY"} <= set(arguments)
+    assert f"{wanted.workspace}:/workspace" in arguments
+    assert f"{wanted.state}:/state" in arguments
+    assert arguments[arguments.index("--label") + 1] == "paddock.run_id=0123-456"
+    owner = wanted.workspace.stat()
+    assert arguments[arguments.index("--user") + 1] == f"{owner.st_uid}:{owner.st_gid}"
+    assert arguments[-1] == "do it"
+    assert "agent" in arguments[arguments.index("run") :]
+
+
+def test_the_browser_tool_takes_the_larger_image(make, calls, docker, tmp_path):
+    make().start_agent(request(tmp_path, tools="terminal,browser")).wait()
+
+    assert "agent-browser" in compose_calls(calls, docker, "run")[0]["arguments"]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_root_runs_the_agent_as_the_workspace_owner_and_gives_it_its_state(make, calls, docker, tmp_path):
+    wanted = request(tmp_path)
+    os.chown(wanted.workspace, 1234, 1235)
+
+    make().start_agent(wanted).wait()
+
+    arguments = compose_calls(calls, docker, "run")[0]["arguments"]
+    assert arguments[arguments.index("--user") + 1] == "1234:1235"
+    assert (wanted.state.stat().st_uid, wanted.state.stat().st_gid) == (1234, 1235)
+
+
+def test_down_ends_agents_before_it_takes_the_stack_away(make, calls, docker, answers):
+    answers("running", "abc\ndef\n")
+
+    make().down(volumes=True)
+
+    words = [" ".join(call["arguments"]) for call in calls(docker)]
+    stopped = next(i for i, text in enumerate(words) if text.startswith("stop ") and text.endswith("abc def"))
+    down = next(i for i, text in enumerate(words) if " down " in text)
+    assert stopped < down
+    assert "--volumes" in words[down]
+
+
+def test_only_commands_that_really_run_are_told():
+    steps = BuildSteps()
+    lines = [
+        "#7 [mlflow build 2/4] RUN --mount=type=cache,target=/x uv pip install",
+        "#7 CACHED",
+        "#8 [gate 3/5] COPY Caddyfile /etc",
+        "#8 DONE 0.1s",
+        "#9 [agent tools 1/2] RUN apt-get update",
+        "#9 0.412 Reading package lists",
+        "#9 DONE 3.0s",
+    ]
+
+    assert [text for line in lines if (text := steps.read(line))] == ["agent tools 1/2 RUN apt-get update"]
+
+
+def test_both_forms_of_compose_lists_are_read():
+    assert _json_lines('[{"a": 1}]') == _json_lines('{"a": 1}\n') == [{"a": 1}]
+    assert _json_lines("") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("1.5MiB", 1572864), ("12kB", 12000), ("3B", 3), ("--", 0), ("2GiB ", 2147483648)]
+)
+def test_sizes(text, value):
+    assert _bytes(text) == value
