@@ -54,6 +54,15 @@ class Result:
         return bool(_STILL_RUNNING.search(self.text))
 
     @property
+    def lost(self) -> bool:
+        """Whether the terminal lost the command's output.
+
+        OpenHands 1.57 takes a new shell's first prompt for the end of the first command where the shell is slow to
+        start; the exit code that it then tells is not the command's either.
+        """
+        return self.text.startswith("[Previous command outputs are truncated") and not self.output
+
+    @property
     def output(self) -> str:
         """A terminal command's own output, without what the tool says about it."""
         return _TERMINAL_NOTES.sub("", self.text).strip("\n")
@@ -80,7 +89,7 @@ class Conversation:
     @property
     def task(self) -> str:
         """The user's words that are being worked on."""
-        return self._messages[self._task_index].text().strip() if self._task_index >= 0 else ""
+        return self._messages[self._task_index].own_words().strip() if self._task_index >= 0 else ""
 
     @property
     def steps(self) -> list[Step]:
@@ -106,9 +115,9 @@ class Conversation:
     def earlier_tasks(self) -> list[str]:
         """What the user asked for before, oldest first."""
         return [
-            message.text().strip()
+            message.own_words().strip()
             for message in self._messages[: max(self._task_index, 0)]
-            if message.role == "user" and message.text().strip()
+            if message.role == "user" and message.own_words().strip()
         ]
 
     def working_directory(self) -> str | None:
@@ -136,7 +145,7 @@ class Conversation:
         """Index of the last user message that is not a mere "continue"; -1 without one."""
         users = [index for index, message in enumerate(self._messages) if message.role == "user"]
         for index in reversed(users):
-            if not _CONTINUE.fullmatch(self._messages[index].text()):
+            if not _CONTINUE.fullmatch(self._messages[index].own_words()):
                 return index
         return users[-1] if users else -1
 

@@ -40,6 +40,16 @@ class Outcome:
 type Plan = Generator[Action, Result, Outcome]
 
 
+def look(command: str, why: str) -> Generator[Action, Result, Result]:
+    """Sub-plan for a terminal command that only reads: done again, once, if the terminal lost its output."""
+    result = yield Action("terminal", {"command": command}, why)
+    if result.lost:
+        result = yield Action(
+            "terminal", {"command": command}, "The terminal lost the output, so look again."
+        )
+    return result
+
+
 def next_reply(plan: Plan, conversation: Conversation) -> Reply:
     """The plan's next tool call or, at its end, its message (by the ``finish`` tool where there is one)."""
     steps = conversation.steps

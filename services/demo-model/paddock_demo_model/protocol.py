@@ -55,6 +55,12 @@ class Message(_Lenient):
             return self.content
         return "\n".join(str(part["text"]) for part in self.content if part.get("text"))
 
+    def own_words(self) -> str:
+        """The first text part: what the user typed. OpenHands puts what its skills add into parts behind it."""
+        if isinstance(self.content, list):
+            return next((str(part["text"]) for part in self.content if part.get("text")), "")
+        return self.text()
+
 
 class FunctionDefinition(_Lenient):
     """What a tool is called and takes (JSON schema)."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from paddock_demo_model.conversation import Conversation, Result
 from paddock_demo_model.facts import check_file, facts_plan, write_file
-from paddock_demo_model.plans import Action, Outcome, Plan
+from paddock_demo_model.plans import Action, Outcome, Plan, look
 
 _SHOWN_CHARACTERS = 1500
 _NUMBERS = [
@@ -142,8 +142,8 @@ def look_around(conversation: Conversation) -> Plan:
     """The plan where no rule fits: list the folder, and say what this model is."""
     seen = ""
     if "terminal" in conversation.tools:
-        result = yield Action("terminal", {"command": "ls -A | head -n 50"}, "See what is in the folder.")
-        if not result.failed:
+        result = yield from look("ls -A | head -n 50", "See what is in the folder.")
+        if not result.failed and not result.lost:
             names = result.output.splitlines()
             seen = (
                 f"I looked at the folder; it holds {', '.join(names[:20])}. "
@@ -296,6 +296,17 @@ def _run(conversation: Conversation, command: str) -> Part:
         result = yield Action("terminal", {"command": ""}, f"The command is still running; wait ({waits}).")
     if result.failed:
         return Outcome(False, f"I could not run `{command}`. The terminal said: {result.error}")
+    if result.lost:
+        # To run it again could do harm; the shell still knows how it ended.
+        result = yield Action(
+            "terminal", {"command": 'echo "exit code $?"'}, "The output is lost; ask how it ended."
+        )
+        found = re.search(r"^exit code (\d+)$", result.output, re.MULTILINE)
+        ended = f"it ended with exit code {found[1]}" if found else "how it ended is not known"
+        done = found is not None and found[1] == "0"
+        return Outcome(
+            done, f"I ran `{command}`; {ended}. The terminal lost its output, so I cannot show it."
+        )
     output = _shown(result.output)
     said = f"Its output:\n\n```\n{output}\n```" if output else "It printed nothing."
     if result.still_running:
@@ -349,7 +360,7 @@ def _find(conversation: Conversation, pattern: str) -> Part:
     elif "terminal" in conversation.tools:
         quoted = shlex.quote(pattern.rsplit("/", 1)[-1])
         command = f"find . -name .git -prune -o -type f -name {quoted} -print | sort | head -n 100"
-        result = yield Action("terminal", {"command": command}, f"Find the files that match {pattern}.")
+        result = yield from look(command, f"Find the files that match {pattern}.")
         paths = [line for line in result.output.splitlines() if line.startswith("./")]
     else:
         return Outcome(False, f"I could not look for {pattern}: this agent has neither glob nor a terminal.")
@@ -365,7 +376,7 @@ def _grep(conversation: Conversation, text: str) -> Part:
         paths = [line for line in result.text.splitlines() if line.startswith("/")]
     elif "terminal" in conversation.tools:
         command = f"grep -rIlF --exclude-dir=.git -e {shlex.quote(text)} . | sort | head -n 100"
-        result = yield Action("terminal", {"command": command}, f"Search the files for {_one_line(text)}.")
+        result = yield from look(command, f"Search the files for {_one_line(text)}.")
         paths = [line for line in result.output.splitlines() if line.startswith("./")]
     else:
         return Outcome(False, f'I could not search for "{text}": this agent has neither grep nor a terminal.')
@@ -381,7 +392,7 @@ def _read(conversation: Conversation, path: str) -> Part:
         content = "\n".join(re.findall(r"^ *\d+\t(.*)$", result.text, re.MULTILINE)) or result.text
         problem = result.error if result.failed else ""
     elif "terminal" in conversation.tools:
-        result = yield Action("terminal", {"command": f"cat -- {shlex.quote(path)}"}, f"Read {path}.")
+        result = yield from look(f"cat -- {shlex.quote(path)}", f"Read {path}.")
         content = result.output
         problem = result.error if result.failed else content if result.exit_code else ""
     else:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import pytest
-from workbench import ERROR, STANDARD, Workbench
+from workbench import ERROR, STANDARD, Workbench, lost_output, terminal_text
 
 Make = Callable[..., Workbench]
 
@@ -47,6 +47,32 @@ def test_a_terminal_error_is_told(workbench: Make) -> None:
         bench.run("Run `true`")
         == "I could not run `true`. The terminal said: The terminal session was reset."
     )
+
+
+@pytest.mark.parametrize(
+    ("code", "told"), [(0, "it ended with exit code 0"), (4, "it ended with exit code 4")]
+)
+def test_a_lost_output_is_told_and_the_command_not_run_again(workbench: Make, code: int, told: str) -> None:
+    bench = workbench()
+    answers = [lost_output(bench.folder), terminal_text(f"exit code {code}", bench.folder, 0)]
+    bench.override["terminal"] = lambda _: answers.pop(0)
+
+    closing = bench.run("Run `touch made`")
+
+    commands = [arguments["command"] for name, arguments in bench.calls if name == "terminal"]
+    assert commands == ["touch made", 'echo "exit code $?"']
+    assert told in closing
+    assert "The terminal lost its output" in closing
+
+
+@pytest.mark.parametrize("task", ["What is this?", "Find all files matching `*.txt`", "Search for `needle`"])
+def test_a_lost_look_is_repeated(workbench: Make, task: str) -> None:
+    bench = workbench()
+    (bench.folder / "a.txt").write_text("needle")
+    answers = [lost_output(bench.folder), *[None] * 5]
+    bench.override["terminal"] = lambda _: answers.pop(0)
+
+    assert "a.txt" in bench.run(task)
 
 
 @pytest.mark.parametrize(
