@@ -44,19 +44,16 @@ def demo(
 ) -> None:
     """Bring everything up and run the first task, judged; without Docker it runs embedded and says so."""
     from paddock_cli import demo as first_task
-    from paddock_cli import selection, task
+    from paddock_cli import preflight, selection, task
     from paddock_cli.settings import load, paths
 
     where = paths()
     settings = load(where)
-    order = first_task.order(where, workspace) if workspace is None else None
     if workspace is not None:
-        from paddock_cli.preflight import workspace as checked
-
-        order = first_task.order(where, checked(workspace))
-    assert order is not None
+        workspace = preflight.workspace(workspace)
     stack = selection.to_start(where, settings, embedded=embedded, fall_back=True)
     stack.up()
+    order = first_task.order(where, workspace, stack.kind)
     console.say(f"Task: {order.task}\nWorkspace: {order.workspace}", style="bold")
     report = task.perform(stack, order, where, as_json=as_json, judge_seconds=judge_timeout)
     _finish(report, as_json)
@@ -112,6 +109,7 @@ def down(
     as_json: AsJson = False,
 ) -> None:
     """End running agents, then remove the stack; its data only with --volumes."""
+    from paddock_cli import selection
     from paddock_cli.errors import Declined
     from paddock_cli.settings import forget, paths
 
@@ -128,6 +126,7 @@ def down(
             )
     stack.down(volumes=volumes)
     forget(paths())
+    selection.forget(paths())
     if as_json:
         console.document({"stack": stack.kind, "removed": True, "volumes": volumes})
 
@@ -136,11 +135,16 @@ def down(
 def status(as_json: AsJson = False) -> None:
     """What runs and how it does. Exit code 29 where nothing runs."""
     from paddock_cli import render
+    from paddock_cli.errors import NotRunning
 
     stack = _stack()
     services = stack.status()
     running = any(service.state == "running" for service in services)
-    url = stack.connection().url if running and all(s.health != "starting" for s in services) else ""
+    try:
+        url = stack.url() if running else ""
+    except NotRunning:
+        # Some services run, but MLflow does not.
+        url = ""
     if as_json:
         console.document(
             {

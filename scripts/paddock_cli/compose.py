@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -27,7 +28,7 @@ RUN_LABEL = "paddock.run_id"
 AGENT_GRACE_SECONDS = 45
 WAIT_SECONDS = 300
 NEEDED_BYTES = 8 * 1024**3
-MCP_TARGET = "/run/paddock-mcp.json"
+MCP_FILE = "mcp.json"
 _OTHER_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
 _SECRETS = (*PROVIDER_KEYS, *_OTHER_SECRETS)
 _BUILD_STEP = re.compile(r"^(?P<id>#\d+) \[(?P<stage>[\w-]+(?: [\w.-]+)?) +(?P<step>\d+/\d+)\] (?P<what>.*)")
@@ -152,13 +153,21 @@ class ComposeStack:
             process.terminate()
             process.wait()
 
+    def url(self) -> str:
+        """Where MLflow is published."""
+        answer = self._run(["port", "mlflow", "5000"])
+        address = answer.stdout.strip()
+        if answer.returncode or not address or address.endswith(":0"):
+            raise NotRunning("a running stack", "that MLflow does not run", "start it: ./paddock up")
+        return f"http://{address}"
+
     def connection(self) -> Connection:
         """MLflow's published address and its administrator."""
-        return Connection(self._url(), ADMIN, self._file_of("mlflow", "/run/secrets/admin_password"))
+        return Connection(self.url(), ADMIN, self._file_of("mlflow", "/run/secrets/admin_password"))
 
     def client(self) -> Client:
         """MLflow's published address and the agents' key."""
-        url = self._url()
+        url = self.url()
         key = self._file_of("gate", "/run/secrets/agent_key")
         from paddock_cli.mlflow_api import Mlflow
 
@@ -166,19 +175,24 @@ class ComposeStack:
 
     def start_agent(self, request: Request) -> AgentProcess:
         """Start the runner in a container of its own; files that it writes belong to the caller."""
-        self._url()
+        self.url()
         uid, gid = self._owner(request.workspace)
+        service = "agent-browser" if "browser" in request.tools.split(",") else "agent"
+        self._require_image(service)
+        if request.mcp is not None:
+            # With the run's state rather than mounted: the agent's user may be another one than the file's owner.
+            shutil.copyfile(request.mcp, request.state / MCP_FILE)
+            (request.state / MCP_FILE).chmod(0o600)
         if uid != os.getuid():
             self._give(request.state, uid, gid)
-        service = "agent-browser" if "browser" in request.tools.split(",") else "agent"
         name = f"{self._project()}-run-{request.run_id[:13]}"
         command = ["--profile", "agent", "run", "--rm", "--no-TTY", "--no-deps", "--name", name]
         command += ["--label", f"{RUN_LABEL}={request.run_id}", "--user", f"{uid}:{gid}"]
         command += ["--volume", f"{request.workspace}:/workspace", "--volume", f"{request.state}:/state"]
-        if request.mcp is not None:
-            command += ["--volume", f"{request.mcp}:{MCP_TARGET}:ro"]
         process = subprocess.Popen(
-            self._command([*command, service, *request.arguments("/workspace", "/state", MCP_TARGET)]),
+            self._command(
+                [*command, service, *request.arguments("/workspace", "/state", f"/state/{MCP_FILE}")]
+            ),
             cwd=self._where.root,
             env=self._variables() | {"AGENT_UID": str(uid), "AGENT_GID": str(gid)},
             stdin=subprocess.DEVNULL,
@@ -231,10 +245,10 @@ class ComposeStack:
                 f"pull or load {image} yourself, or set BASE_IMAGE in .env",
             )
 
-    def _build(self, step: console.Step) -> None:
+    def _build(self, step: console.Step, *services: str) -> None:
         log = self._where.logs / "build.log"
         process = subprocess.Popen(
-            self._command(["--profile", "agent", "--progress", "plain", "build"]),
+            self._command(["--profile", "agent", "--progress", "plain", "build", *services]),
             env=self._variables(),
             cwd=self._where.root,
             stdout=subprocess.PIPE,
@@ -258,6 +272,15 @@ class ComposeStack:
                 f"exit code {code}:\n" + "\n".join(lines[-15:]) + "\n",
                 f"the whole output: {log}; behind a proxy or mirror set CA_BUNDLE, UV_DEFAULT_INDEX, GOPROXY",
             )
+
+    def _require_image(self, service: str) -> None:
+        """Build a profile's image where it is missing: after a bare `docker compose up` it is."""
+        images = self._run(["--profile", "agent", "config", "--images", service]).stdout.split()
+        if all(self._image_exists(image) for image in images):
+            return
+        self._base_image()
+        with console.step(f"building the image of {service}") as step:
+            self._build(step, service)
 
     def _missing_images(self) -> list[str]:
         answer = self._run(["--profile", "agent", "config", "--images"])
@@ -391,13 +414,6 @@ class ComposeStack:
             "that another process listens on it",
             "end that process, or choose another port: MLFLOW_PORT=5001 ./paddock up (or in .env)",
         )
-
-    def _url(self) -> str:
-        answer = self._run(["port", "mlflow", "5000"])
-        address = answer.stdout.strip()
-        if answer.returncode or not address or address.endswith(":0"):
-            raise NotRunning("a running stack", "that MLflow does not run", "start it: ./paddock up")
-        return f"http://{address}"
 
     def _file_of(self, service: str, path: str) -> str:
         answer = self._run(["exec", "--no-TTY", service, "cat", path])

@@ -1,5 +1,6 @@
 """`./paddock demo`: the first task on a sample project."""
 
+import os
 import shutil
 import tempfile
 import time
@@ -13,9 +14,18 @@ EXPECTATION = "Three facts about the project were written into FACTS.txt."
 SAMPLE = Path(__file__).with_name("sample_project")
 
 
-def order(where: Paths, workspace: Path | None) -> Order:
+ORDINARY_USER = 1000
+
+
+def order(where: Paths, workspace: Path | None, stack_kind: str) -> Order:
     """The first task, on the given folder or on a fresh copy of the sample project."""
-    return Order(task=TASK, workspace=workspace or _copy(where), expectations=[EXPECTATION])
+    if workspace is None:
+        workspace = _copy(where)
+        if stack_kind == "compose" and os.getuid() == 0:
+            # The agent runs as the owner of its workspace, which need not be root for a sample.
+            for path in (workspace, *workspace.rglob("*")):
+                os.chown(path, ORDINARY_USER, ORDINARY_USER)
+    return Order(task=TASK, workspace=workspace, expectations=[EXPECTATION])
 
 
 def _copy(where: Paths) -> Path:

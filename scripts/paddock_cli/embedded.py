@@ -4,12 +4,14 @@ MLflow on SQLite with the same plugin, the demo model and the agent runner, each
 the agent is a process of the calling user and reaches whatever that user reaches.
 """
 
+import contextlib
 import hashlib
 import json
 import os
 import secrets
 import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -39,6 +41,7 @@ NO_FENCE = (
     "Running EMBEDDED, without Docker: the agent is a plain process of yours and is NOT fenced in. It can read your"
     " files and reach your network. For a first look and for tests; use Docker for real work."
 )
+_TERMINALS = "agent.tmux"
 # What a process needs of the caller's environment; everything else, keys above all, stays behind.
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TERM", "SHELL")
 _PASSED_FOR_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -145,6 +148,11 @@ class EmbeddedStack:
                         yield f"{name:<12} | {raw.decode(errors='replace').rstrip()}"
                     positions[name] = file.tell()
 
+    def url(self) -> str:
+        """MLflow's address."""
+        self._require_running()
+        return self._url()
+
     def connection(self) -> Connection:
         """MLflow's address and its administrator."""
         self._require_running()
@@ -162,6 +170,10 @@ class EmbeddedStack:
         del variables["MLFLOW_TRACKING_URI"]
         # Loopback must not go by a proxy that the caller has set for everything.
         variables |= {"PYTHONPATH": str(self._where.root / "agent"), "NO_PROXY": "127.0.0.1,localhost"}
+        # A short path: that of a socket has at most 107 bytes.
+        terminals = Path(tempfile.mkdtemp(prefix="paddock-tmux-"))
+        write_private(request.state / _TERMINALS, str(terminals))
+        variables["TMUX_TMPDIR"] = str(terminals)
         python = self._agent_python()
         mcp = str(request.mcp or "")
         arguments = request.arguments(str(request.workspace), str(request.state), mcp)
@@ -179,7 +191,7 @@ class EmbeddedStack:
             start_new_session=True,
         )
         processes.note(request.state / "agent.pid", process.pid)
-        return AgentProcess(process)
+        return _PlainProcess(process, terminals)
 
     def end_agents(self) -> int:
         """SIGTERM to each; the runner closes its trace as ERROR before it ends."""
@@ -192,6 +204,9 @@ class EmbeddedStack:
             with console.step(f"ending {len(running)} running agent(s)"):
                 for known in running:
                     processes.end(known, AGENT_GRACE_SECONDS)
+        for note in self._where.runs.glob(f"*/{_TERMINALS}"):
+            _end_terminals(Path(note.read_text()))
+            note.unlink(missing_ok=True)
         return len(running)
 
     # Starting
@@ -356,6 +371,27 @@ class EmbeddedStack:
     def _require_running(self) -> None:
         if not (self._state().get("ready") and self._daemons.alive("mlflow")):
             raise NotRunning("a running stack", "none", "start it: ./paddock up --embedded")
+
+
+class _PlainProcess(AgentProcess):
+    """An agent without a container, which would end what the agent has started."""
+
+    def __init__(self, process: "subprocess.Popen[str]", terminals: Path) -> None:
+        super().__init__(process)
+        self._terminals = terminals
+
+    def wait(self) -> int:
+        code = super().wait()
+        _end_terminals(self._terminals)
+        return code
+
+
+def _end_terminals(folder: Path) -> None:
+    """End the terminal servers of a run: they are daemons, and outlive an agent that was killed."""
+    for socket in folder.glob("tmux-*/*"):
+        with contextlib.suppress(FileNotFoundError):
+            subprocess.run(["tmux", "-S", str(socket), "kill-server"], capture_output=True, check=False)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _passed(*groups: tuple[str, ...]) -> dict[str, str]:

@@ -33,6 +33,8 @@ class LiveRun(Watcher):
     def event(self, line: dict[str, Any]) -> None:
         """What happened, in one line."""
         summary = " ".join(str(line.get("summary") or "").split())
+        if not summary:
+            return
         if len(summary) > _SUMMARY_LENGTH:
             summary = summary[: _SUMMARY_LENGTH - 1] + "…"
         kind = str(line.get("kind", "")).removesuffix("Event")

@@ -79,6 +79,11 @@ def last(where: Paths) -> str | None:
     return kind if kind in ("compose", "embedded") else None
 
 
+def forget(where: Paths) -> None:
+    """No stack was brought up last: the one that was is gone."""
+    (where.state / _NOTE).unlink(missing_ok=True)
+
+
 def password_is_new(where: Paths, password: str) -> bool:
     """Whether this administrator's password was never shown; from now on it counts as shown."""
     digest = hashlib.sha256(password.encode()).hexdigest()

@@ -150,6 +150,10 @@ class Stack(Protocol):
         """Lines of the services' logs."""
         ...
 
+    def url(self) -> str:
+        """Where MLflow is. Raises NotRunning."""
+        ...
+
     def connection(self) -> Connection:
         """How to reach MLflow as its administrator. Raises NotRunning."""
         ...

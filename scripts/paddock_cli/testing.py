@@ -173,9 +173,10 @@ def _tests(where: Paths, session: Session, selected: list[str]) -> list[str]:
     found = []
     for one in selected:
         file, separator, node = one.partition("::")
-        candidates = (Path.cwd() / file, where.root / file)
-        path = next((path.resolve() for path in candidates if path.exists()), None)
-        if path is None or not path.is_relative_to(where.root / "tests"):
+        candidates = ((folder / file).resolve() for folder in (Path.cwd(), where.root))
+        inside_tests = (path for path in candidates if path.is_relative_to(where.root / "tests"))
+        path = next((path for path in inside_tests if path.exists()), None)
+        if path is None:
             raise UsageFailed("a file or folder under tests/", one, "name one, like tests/unit/cli")
         relative = path.relative_to(where.root).as_posix()
         inside = any(relative == name or relative.startswith(name + "/") for name in session.tests)
