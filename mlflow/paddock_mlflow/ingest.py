@@ -37,9 +37,10 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TRACES_PATH = "/v1/traces"
-MAX_DECOMPRESSED_BYTES = 128 * 1024 * 1024
+MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
 RETRY_AFTER_SECONDS = 5
 
+_PIECE_BYTES = 1024 * 1024
 _PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
@@ -205,15 +206,19 @@ def _inflate(body: bytes, window_bits: int, max_bytes: int) -> bytes:
     # gzip allows several members, one after the other.
     while True:
         stream = zlib.decompressobj(window_bits)
-        inflated += stream.decompress(rest, max_bytes + 1 - len(inflated))
-        if len(inflated) > max_bytes or stream.unconsumed_tail:
-            raise BadTraces(
-                f"expected at most {max_bytes} bytes of spans, found more after decompression", 413
-            )
-        if not stream.eof:
-            raise zlib.error("the data ends too early")
+        # By pieces: the memory of a bomb is bounded, and that of an honest body is not taken twice.
+        while not stream.eof:
+            piece = stream.decompress(rest, _PIECE_BYTES)
+            rest = stream.unconsumed_tail
+            inflated += piece
+            if len(inflated) > max_bytes:
+                raise BadTraces(
+                    f"expected at most {max_bytes} bytes of spans, found more after decompression", 413
+                )
+            if not piece and not rest and not stream.eof:
+                raise zlib.error("the data ends too early")
         rest = stream.unused_data
-        if not rest or window_bits < zlib.MAX_WBITS + 16:
+        if not rest or window_bits < _WINDOW_BITS["gzip"]:
             return bytes(inflated)
 
 

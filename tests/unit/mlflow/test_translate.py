@@ -183,6 +183,11 @@ class TestConclusions:
         spans = [span for span in views(recording("signal")) if span.name == "conversation.send_message"]
         assert conversation(spans).unfinished == "the run ended before the model answered"
 
+    def test_a_run_that_was_killed_after_a_failed_call_names_the_failure(self) -> None:
+        gist = conversation(self.without("wrong-key", "conversation.run", "agent.step"))
+        assert gist.unfinished is not None
+        assert gist.unfinished.startswith("the last model call failed: litellm.AuthenticationError")
+
     def test_a_refused_finish_is_none(self) -> None:
         sent = recording("finish")
         (finish,) = [span for span in sent.spans if span.name == "FinishAction"]
