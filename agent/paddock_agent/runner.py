@@ -147,7 +147,7 @@ class _Session:
             visualizer=None,
             delete_on_close=False,
             user_id=settings.user,
-            mcp_tool_provider=strict_mcp_provider(settings.mcp) if settings.mcp else None,
+            mcp_tool_provider=strict_mcp_provider(settings.mcp, mcp) if settings.mcp else None,
         )
         open_spans = tracing.OpenSpans()
         self._root = tracing.RootSpan(self._conversation, open_spans)
@@ -328,6 +328,8 @@ class _Session:
             conversation.navigate_to(newest.id)
         if ConversationState.get_unmatched_actions(conversation.state.active_branch()):
             conversation.reject_pending_actions(_ORPHAN_REASON)
+            # The view was built without the open call; only building it anew shows the model the call and its end.
+            conversation.navigate_to(conversation.state.leaf_event_id)
 
     def _leave_state_honest(self, outcome: Outcome) -> None:
         """On disk a stopped run is paused, not running."""

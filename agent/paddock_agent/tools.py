@@ -26,7 +26,6 @@ def make_tools(names: Iterable[str]) -> list[Tool]:
 
 def _make_tool(name: str) -> Tool:
     from openhands.sdk import Tool
-    from openhands.sdk.mcp.utils import DefaultMCPToolProvider
 
     # Imported one by one: each costs start-up time, the browser's most of all.
     if name == "terminal":
@@ -93,11 +92,11 @@ def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def strict_mcp_provider(path: Path) -> DefaultMCPToolProvider:
+def strict_mcp_provider(path: Path, servers: Iterable[str]) -> DefaultMCPToolProvider:
     """Starts the MCP servers, and ends the run where one does not start; the SDK would go on without its tools."""
-    from openhands.sdk.mcp.utils import DefaultMCPToolProvider
+    from openhands.sdk.mcp.utils import DefaultMCPToolProvider as Lenient
 
-    class Strict(DefaultMCPToolProvider):
+    class Strict(Lenient):
         def create_tools(self, *arguments: Any, **options: Any) -> Any:
             try:
                 return super().create_tools(*arguments, **options)
@@ -105,7 +104,8 @@ def strict_mcp_provider(path: Path) -> DefaultMCPToolProvider:
                 said = " ".join(str(error).split())[:400] or type(error).__name__
                 raise RunStopped(
                     Outcome.ERROR,
-                    f"expected every MCP server of {path} to start, found: {said}; correct or remove it",
+                    f"expected every MCP server of {path} to start ({', '.join(servers)}), found: {said}; "
+                    "try its command or address by hand, or remove it from the file",
                 ) from error
 
     return Strict()

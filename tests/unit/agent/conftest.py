@@ -145,7 +145,7 @@ class Runner:
                     stdin=subprocess.DEVNULL,
                     start_new_session=True,
                 )
-                running = Running(process.pid, lambda seconds: process.wait(seconds), out, err)
+                running = Running(process.pid, process.wait, out, err)
             else:
                 connection = socket.socket(socket.AF_UNIX)
                 connection.connect(str(self._warm))

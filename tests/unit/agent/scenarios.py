@@ -20,7 +20,8 @@ def _fail(status: int, *, times: int | str = "always", **fields: Any) -> dict[st
 DONE = _call("finish", message="all done")
 # What MLflow's gateway answers when a REJECT policy's limit is reached; not an OpenAI error body.
 MLFLOW_BUDGET = {
-    "detail": "Budget limit exceeded. Limit: $0.00 USD per 1 hour. Budget resets at 2026-01-01T00:00:00Z. Request rejected."
+    "detail": "Budget limit exceeded. Limit: $0.00 USD per 1 hour. "
+    "Budget resets at 2026-01-01T00:00:00Z. Request rejected."
 }
 
 

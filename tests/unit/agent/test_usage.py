@@ -1,4 +1,4 @@
-"""A mistake of the caller ends with exit code 2 and one message that says what was expected, what was found and what to do."""
+"""A mistake of the caller: exit code 2 and one message of what was expected, what was found and what to do."""
 
 import json
 import os

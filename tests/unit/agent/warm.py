@@ -23,6 +23,7 @@ def import_everything() -> None:
     Surroundings(settings).close()
     os.environ["LMNR_INSTRUMENTS"] = INSTRUMENTS
     from openhands.sdk.conversation.impl import local_conversation  # noqa: F401
+
     from paddock_agent.tools import make_tools
 
     make_tools(("terminal", "file_editor", "task_tracker", "glob", "grep"))
@@ -66,5 +67,5 @@ if __name__ == "__main__":
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path) + ".new")
         server.listen(8)
-        os.rename(str(path) + ".new", path)
+        Path(str(path) + ".new").rename(path)
         serve(server)
