@@ -239,6 +239,14 @@ def test_the_terminal_alone_is_enough(workbench: Make) -> None:
     assert closing.startswith("I wrote 3 facts")
 
 
+def test_the_terminal_alone_tells_what_it_could_not_write(workbench: Make) -> None:
+    bench = workbench(("terminal",))
+
+    closing = bench.run("Write 3 facts about the current project into none/FACTS.txt.")
+
+    assert closing.startswith("I could not write none/FACTS.txt. The command ended with exit code 1.")
+
+
 def test_without_a_terminal_it_says_so(workbench: Make) -> None:
     bench = workbench(("file_editor", "finish"))
 
@@ -274,6 +282,19 @@ def test_a_killed_run_goes_on_where_it_stood(workbench: Make) -> None:
         assert names.count("task_tracker") == 2, stop
         assert names.count("finish") == 1, stop
         assert len(_lines(bench)) == 3
+
+
+def test_a_step_counts_though_its_arguments_were_masked(workbench: Make) -> None:
+    bench = workbench()
+    _fill(bench.folder)
+    bench.messages.append({"role": "user", "content": TASK})
+    for _ in range(3):
+        bench.step()
+        bench.messages[-2]["tool_calls"][0]["function"]["arguments"] = '{"command": "<secret-hidden>"}'
+
+    bench.run("Continue")
+
+    assert bench.names().count("task_tracker") == 2
 
 
 def test_steps_of_another_model_are_passed_over(workbench: Make) -> None:
