@@ -111,6 +111,7 @@ def test_odd_file_names_are_counted_and_cannot_pass_for_counts(workbench: Make) 
         "-rf",
         "ünïcode ☃.py",
         "survey: end\nx",
+        "x.py\ny",
     ]
     for name in names:
         (bench.folder / name).write_text("a\n")

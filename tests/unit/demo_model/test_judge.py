@@ -69,6 +69,7 @@ def test_relevance(answer: str, expected: str, reason: str) -> None:
     [
         ({"expected_facts": ["FACTS.txt has three facts", "There are 4 files"]}, "yes", "2 of 2 expected statements"),
         ({"expected_facts": ["FACTS.txt has three facts", "There are 5 files"]}, "no", '"There are 5 files" lacks 5'),
+        ({"expected_facts": ["Into FACTS.txt it wrote 5 facts about the current project"]}, "no", "lacks 5"),
         ({"expected_response": "Three facts were written into FACTS.txt."}, "yes", "1 of 1 expected statement"),
         ({"expected_response": "Paris is the capital of France."}, "no", "lacks paris, capital, france"),
     ],
