@@ -87,7 +87,12 @@ class TestCosts:
 
     @pytest.mark.parametrize(
         ("responded", "dollars"),
-        [("gpt-4o-mini-2024-07-18", 0.75), ("gpt-4o-2024-08-06", 12.5), ("gpt-4o", 12.5)],
+        [
+            ("gpt-4o-mini-2024-07-18", 0.75),
+            ("gpt-4o-mini-unheard-of", 0.75),
+            ("gpt-4o-2024-08-06", 12.5),
+            ("gpt-4o", 12.5),
+        ],
     )
     def test_dated_names_and_fallbacks(
         self, costs: Any, monkeypatch: pytest.MonkeyPatch, responded: str, dollars: float
