@@ -35,6 +35,8 @@ def main() -> int:
         lifespan="off",
         access_log=False,
         log_config=None,
+        # Longer than an agent's step: a client that reuses a connection must not meet its end.
+        timeout_keep_alive=300,
         # A scenario may hold a request for minutes; a stop must not wait for it.
         timeout_graceful_shutdown=3,
     )

@@ -50,8 +50,9 @@ _TEMPORARY = re.compile(
     re.IGNORECASE,
 )
 _ERROR_IN_OUTPUT = re.compile(
-    r"['\"]is_error['\"]:\s*[Tt]rue|\[An error occurred during execution\.\]|^Error (?:validating|executing) tool",
-    re.M,
+    r"['\"]is_error['\"]:\s*[Tt]rue|\[An error occurred during execution\.\]"
+    r"|(?:^|['\"])Error (?:validating|executing) tool",
+    re.MULTILINE,
 )
 # What differs between two calls of the same thing: ids, times, and the reason that a model gives.
 _VOLATILE = {
@@ -598,4 +599,10 @@ def _steady(value: Any) -> Any:
         return {key: _steady(item) for key, item in value.items() if key not in _VOLATILE}
     if isinstance(value, list | tuple):
         return [_steady(item) for item in value]
+    if isinstance(value, str) and value.startswith("{"):
+        # OpenHands' spans of calls that were not carried out hold the arguments as the model's text.
+        try:
+            return _steady(json.loads(value))
+        except ValueError:
+            return value
     return value

@@ -110,6 +110,7 @@ def call(command: str, output: str = "a", exception: str | None = None, **more: 
         ([call("ls", "a"), call("ls", "a b")], "yes", "none repeats"),
         ([call("ls", "", "ValueError: wrong")], "no", "call 1 to terminal failed"),
         ([call("ls", "{'is_error': True}")], "no", "call 1 to terminal failed"),
+        ([call("ls", "{'role': 'tool', 'content': [{'text': \"Error validating tool 'x'\"}]}")], "no", "failed"),
         ([call("ls", "", "TimeoutError: timed out"), call("ls")], "yes", "none failed for good"),
         ([call("cat log", "Tool Call 9: terminal\n  Input Arguments: {}\n  Output: x")], "yes", "Compared 1 tool call"),
     ],
@@ -222,6 +223,17 @@ def test_a_trace_is_judged_by_its_spans(statuses: list[str], passed: bool | None
     spans = [{"name": "x", "status": {"status_code": status}} for status in statuses]
 
     assert verdicts.spans_without_errors(spans).passed is passed
+
+
+def test_arguments_are_compared_without_ids_and_reasons_at_any_depth() -> None:
+    def key(identity: str, summary: str, command: str) -> tuple[str, str]:
+        arguments = {
+            "tool_input": {"id": identity, "arguments": f'{{"summary": "{summary}", "command": "{command}"}}'}
+        }
+        return verdicts.ToolUse("terminal", str(arguments), "").key
+
+    assert key("1", "look", "ls") == key("2", "look again", "ls")
+    assert key("1", "look", "ls") != key("1", "look", "pwd")
 
 
 def test_words_are_compared_by_their_stems() -> None:
