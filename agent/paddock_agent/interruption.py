@@ -16,7 +16,12 @@ from types import FrameType, TracebackType
 from .errors import RunStopped
 from .outcomes import Outcome
 
-_SIGNALS = {signal.SIGTERM: Outcome.TERMINATED, signal.SIGINT: Outcome.INTERRUPTED}
+_SIGNALS = {
+    signal.SIGTERM: Outcome.TERMINATED,
+    signal.SIGINT: Outcome.INTERRUPTED,
+    # The terminal or the connection that the run was started from is gone.
+    signal.SIGHUP: Outcome.TERMINATED,
+}
 # Module prefixes in which a run must not be torn apart, in short pieces of code all of them.
 _FRAGILE = (
     "openhands.sdk.conversation",

@@ -25,6 +25,7 @@ _WHILE_IMPORTING = {
     "LOG_TO_FILE": "false",
     "LOG_JSON": "true",
     "LOG_RICH_TRACEBACKS": "false",
+    "BROWSER_USE_SETUP_LOGGING": "false",
 }
 # lmnr asks for the first two again with each span.
 _FOR_THE_RUN = {
@@ -84,6 +85,11 @@ class Surroundings:
         for name in list(os.environ):
             if name.startswith(_PRIVATE_PREFIXES) or name in _PRIVATE:
                 del os.environ[name]
+        own_folder = str(Path(__file__).resolve().parents[1])
+        if path := os.environ.pop("PYTHONPATH", None):
+            others = [part for part in path.split(os.pathsep) if part != own_folder]
+            if others:
+                os.environ["PYTHONPATH"] = os.pathsep.join(others)
         # Read again with each span, and harmless.
         os.environ["LMNR_DISABLE_TRACING"] = "false"
 

@@ -41,6 +41,8 @@ class Started(BaseModel):
     timeout_seconds: float
     resumed: bool
     experiment_id: str | None
+    # What the libraries took of the time to this line.
+    import_seconds: float
 
 
 class Result(BaseModel):

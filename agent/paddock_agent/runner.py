@@ -109,6 +109,7 @@ class _Session:
             # lmnr would speak gRPC, which MLflow does not take.
             os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"
 
+        imports_at = time.monotonic()
         from openhands.sdk import LLM, Agent
         from openhands.sdk.context.condenser import default_condenser
         from openhands.sdk.conversation.impl import local_conversation
@@ -117,6 +118,8 @@ class _Session:
         # the caller has not given. The SDK loads them without asking and has no switch for it.
         local_conversation.load_available_plugins = lambda **_: {}  # type: ignore[assignment]
 
+        tools = make_tools(settings.tools)
+        import_seconds = round(time.monotonic() - imports_at, 3)
         llm = LLM(
             model=settings.model,
             base_url=settings.llm_base_url,
@@ -132,7 +135,7 @@ class _Session:
         )
         agent = Agent(
             llm=llm,
-            tools=make_tools(settings.tools),
+            tools=tools,
             mcp_config=mcp,
             system_prompt_kwargs={"cli_mode": True},
             condenser=default_condenser(llm.model_copy(update={"usage_id": "condenser"})),
@@ -174,6 +177,7 @@ class _Session:
                 timeout_seconds=settings.timeout,
                 resumed=settings.resume is not None,
                 experiment_id=settings.experiment_id,
+                import_seconds=import_seconds,
             )
         )
         if self._root.trace_id is None:
@@ -234,8 +238,8 @@ class _Session:
         go_on = f"go on with --resume {self._settings.id}"
         if outcome is Outcome.TIMEOUT:
             return f"stopped after {self._settings.timeout:g} s, the limit; raise --timeout, or {go_on}"
-        name = "SIGINT" if outcome is Outcome.INTERRUPTED else "SIGTERM"
-        return f"stopped by {name}; {go_on}"
+        how = "interrupted" if outcome is Outcome.INTERRUPTED else "ended from outside"
+        return f"{how} before it was done; {go_on}"
 
     def _failure(self, error: Exception) -> tuple[Outcome, str]:
         """The outcome and message of an exception out of the SDK."""
@@ -367,7 +371,8 @@ class _Session:
     def _report(self, outcome: Outcome, said: str, delivered: bool | None) -> NoReturn:
         if not self._reported.acquire(blocking=False):
             # Another thread is at it and will end the process.
-            threading.Event().wait(5)
+            time.sleep(5)
+            os._exit(outcome.exit_code)
         with contextlib.suppress(Exception):
             self._writer.result(self._result(outcome, said, delivered))
         with contextlib.suppress(OSError):

@@ -15,7 +15,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import httpx
 import pytest
@@ -107,6 +107,7 @@ class Runner:
         self.collector = collector
         self._count = 0
         self._running: list[int] = []
+        self.umask = 0o022
 
     def environment(self, **changes: str | None) -> dict[str, str]:
         environment: dict[str, str | None] = {
@@ -129,7 +130,7 @@ class Runner:
         return {name: value for name, value in environment.items() if value is not None}
 
     def start(
-        self, *arguments: str, cold: bool = False, cwd: Path | None = None, **environment: str | None
+        self, *arguments: str, cold: bool = False, stdout: IO[str] | None = None, **environment: str | None
     ) -> Running:
         """Starts a run. A cold one is a fresh process, as users start it; the others skip the imports."""
         self._count += 1
@@ -139,7 +140,7 @@ class Runner:
                 process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "paddock_agent", *arguments],
                     env=self.environment(**environment),
-                    cwd=cwd or self.workspace,
+                    cwd=self.workspace,
                     stdout=out_file,
                     stderr=err_file,
                     stdin=subprocess.DEVNULL,
@@ -149,9 +150,15 @@ class Runner:
             else:
                 connection = socket.socket(socket.AF_UNIX)
                 connection.connect(str(self._warm))
-                request = {"arguments": list(arguments), "environment": self.environment(**environment)}
+                request = {
+                    "arguments": list(arguments),
+                    "environment": self.environment(**environment),
+                    "umask": self.umask,
+                }
                 socket.send_fds(
-                    connection, [json.dumps(request).encode()], [out_file.fileno(), err_file.fileno()]
+                    connection,
+                    [json.dumps(request).encode()],
+                    [(stdout or out_file).fileno(), err_file.fileno()],
                 )
                 answers = connection.makefile()
                 pid = int(answers.readline())

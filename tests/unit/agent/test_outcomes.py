@@ -13,6 +13,7 @@ def test_finished(runner: Runner) -> None:
     ended = runner.run("make it", "--endpoint", "scenario/short", "--run-id", run_id, cold=True)
     assert ended.code == 0, ended.err
     started, result = ended.started, ended.result
+    assert 0 < started.pop("import_seconds") < result["seconds"]
     assert started == {
         "type": "started",
         "run_id": run_id,

@@ -1,7 +1,6 @@
 """What lies in a workspace, or stands in the environment, does not change a run; what the run leaves is the user's."""
 
 import json
-import os
 import stat
 from pathlib import Path
 
@@ -73,13 +72,8 @@ def test_the_agents_shell_sees_no_key_and_none_of_the_runners_switches(runner: R
 
 
 def test_the_files_have_the_mode_of_the_users_umask(runner: Runner) -> None:
-    previous = os.umask(0o027)
-    try:
-        ended = runner.run(
-            "Write 3 facts about the current project into FACTS.txt.", "--endpoint", "demo", cold=True
-        )
-    finally:
-        os.umask(previous)
+    runner.umask = 0o027
+    ended = runner.run("Write 3 facts about the current project into FACTS.txt.", "--endpoint", "demo")
     assert ended.code == 0, ended.err
     assert stat.S_IMODE((runner.workspace / "FACTS.txt").stat().st_mode) == 0o640
     assert len((runner.workspace / "FACTS.txt").read_text().splitlines()) == 3

@@ -42,6 +42,7 @@ def serve(listener: socket.socket) -> None:
             for target, descriptor in zip((1, 2), descriptors, strict=True):
                 os.dup2(descriptor, target)
                 os.close(descriptor)
+            os.umask(request["umask"])
             os.environ.clear()
             os.environ.update(request["environment"])
             for number in (signal.SIGINT, signal.SIGTERM):
