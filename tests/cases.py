@@ -236,11 +236,10 @@ class EndToEnd:
         assert answer.document["run"]["outcome"] == "authentication"
         assert answer.document["trace"]["state"] == "ERROR"
 
-    def test_a_provider_that_is_down_ends_as_unavailable_with_a_trace(
+    def test_a_provider_that_breaks_off_ends_as_unavailable_with_a_trace(
         self, product: Product, tmp_path: Path
     ) -> None:
-        host = product.model_url.removesuffix("/v1").rpartition(":")[0]
-        endpoint = product.endpoint("provider-down", base=f"{host}:9/v1", key="any")
+        endpoint = product.scenario("reset")
 
         answer = product.paddock("run", TASK, "--endpoint", endpoint, "--json", cwd=tmp_path)
 

@@ -7,6 +7,7 @@ import warnings
 import click
 
 from paddock_mlflow import settings as settings_module
+from paddock_mlflow.compatibility import require_checked_release
 from paddock_mlflow.errors import PaddockError
 
 
@@ -16,6 +17,7 @@ def main() -> None:
     # Upstream's own imports, which nobody who runs the stack can change.
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.filterwarnings("ignore", message="starlette.middleware.wsgi is deprecated")
+    require_checked_release()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("alembic", "httpx", "botocore", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

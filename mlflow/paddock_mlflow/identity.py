@@ -44,6 +44,9 @@ def authenticate() -> Authorization | Response:
 
     try:
         user = _user_of_request()
+        if user is not None:
+            # MLflow looks the user up again after this function, and takes a database that fails then for a stranger.
+            auth.store.get_user(user)
     except (OperationalError, DBAPIError):
         _logger.warning("the users' database does not answer", exc_info=True)
         return _unavailable()

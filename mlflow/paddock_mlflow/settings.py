@@ -93,10 +93,12 @@ class Settings(BaseSettings):
         return self.artifacts_destination or f"s3://{self.s3_bucket}"
 
     @property
-    def private_upstreams(self) -> frozenset[str]:
-        """Hosts of model providers that may have a private address, because the stack's operator named them."""
-        urls = (self.demo_model_url, self.llm_base_url)
-        return frozenset(host for url in urls if url and (host := urlparse(url).hostname))
+    def private_upstreams(self) -> frozenset[tuple[str, int]]:
+        """Host and port of model providers that may have a private address: the operator named them."""
+        parts = [urlparse(url) for url in (self.demo_model_url, self.llm_base_url) if url]
+        return frozenset(
+            (part.hostname, part.port or (443 if part.scheme == "https" else 80)) for part in parts if part.hostname
+        )
 
     def secret(self, name: str) -> str:
         """The value of a secret setting.

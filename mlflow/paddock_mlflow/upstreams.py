@@ -6,7 +6,7 @@ write a gateway secret: the database and the object store of this very stack amo
 only the host names of DEMO_MODEL_URL and LLM_BASE_URL pass it.
 """
 
-from urllib.parse import urlparse
+from urllib.parse import ParseResult, urlparse
 
 from mlflow.gateway import ssrf
 from mlflow.utils import validation
@@ -15,8 +15,9 @@ _assert_public_ip = ssrf._assert_public_ip
 _validate_gateway_api_base = validation._validate_gateway_api_base
 
 
-def allow(hosts: frozenset[str]) -> None:
-    """Let the gateway reach these host names (or literal addresses) even where they are private."""
+def allow(upstreams: frozenset[tuple[str, int]]) -> None:
+    """Let the gateway reach these hosts (names or literal addresses) at these ports, even where they are private."""
+    hosts = {host for host, _ in upstreams}
 
     def assert_public_ip(address: str, host: str) -> None:
         if host not in hosts:
@@ -24,7 +25,7 @@ def allow(hosts: frozenset[str]) -> None:
 
     def validate_api_base(url: str) -> None:
         parts = urlparse(url)
-        if parts.scheme in ("http", "https") and parts.hostname in hosts:
+        if parts.scheme in ("http", "https") and (parts.hostname, _port(parts)) in upstreams:
             return
         if parts.scheme == "http":
             # The setting that allows http for the named hosts would allow it for all.
@@ -36,3 +37,7 @@ def allow(hosts: frozenset[str]) -> None:
 
     ssrf._assert_public_ip = assert_public_ip
     validation._validate_gateway_api_base = validate_api_base
+
+
+def _port(parts: ParseResult) -> int:
+    return parts.port or (443 if parts.scheme == "https" else 80)

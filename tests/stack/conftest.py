@@ -1,9 +1,11 @@
 """One stack for all tests of this folder and of tests/browser: it takes a minute to start."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from cases import Product
 from stack_under_test import ROOT, StackUnderTest, sweep
 
 
@@ -23,7 +25,7 @@ def built() -> dict[str, str]:
     where = settings.paths()
     loaded = settings.load(where)
     ComposeStack(where, loaded).build()
-    variables = {"MLFLOW_PORT": "0"}
+    variables = {"MLFLOW_PORT": "0", "DEMO_SCENARIOS": str(ROOT / "tests" / "scenarios")}
     if mtu := loaded.mtu or preflight.uplink_mtu():
         variables["NETWORK_MTU"] = str(min(mtu, 1500))
     return variables
@@ -33,10 +35,20 @@ def built() -> dict[str, str]:
 def stack(built: dict[str, str]) -> Iterator[StackUnderTest]:
     """The stack, with the demo model able to play scripted scenarios."""
     sweep()
-    files = ["docker-compose.yml", "tests/stack/scenarios.yml"]
-    # No build by Compose itself: the base image and the machine's certificates are the command line's business.
-    with StackUnderTest(context=str(ROOT), compose_file_name=files, env=built) as running:
+    with StackUnderTest(context=str(ROOT), env=built) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def product(stack: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Product:
+    """The same stack as the command line sees it."""
+    state = tmp_path_factory.mktemp("state")
+    env = stack.env | {
+        "COMPOSE_PROJECT_NAME": stack.project,
+        "PADDOCK_STATE_DIR": str(state / "the state"),
+        "PADDOCK_ENV_FILE": os.devnull,
+    }
+    return Product("compose", env, model_url="http://demo-model:8000/v1")
 
 
 @pytest.hookimpl(wrapper=True)

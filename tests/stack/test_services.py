@@ -147,7 +147,13 @@ def test_the_ui_wants_a_password_and_a_known_host_name(stack: StackUnderTest) ->
 
 def test_a_private_address_is_no_provider(stack: StackUnderTest) -> None:
     """A user who may make gateway secrets must not reach the database through the gateway."""
-    for base in ("http://postgres:5432/v1", "http://169.254.169.254/v1", "https://10.0.0.1/v1"):
+    for base in (
+        "http://postgres:5432/v1",
+        "http://169.254.169.254/v1",
+        "https://10.0.0.1/v1",
+        # A named host at another port than the named one.
+        "http://demo-model:9/v1",
+    ):
         body = {
             "secret_name": "probe",
             "secret_value": {"api_key": "k"},

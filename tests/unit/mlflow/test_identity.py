@@ -128,9 +128,6 @@ def test_a_users_database_that_is_away_is_503_for_passwords(
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
 
 
-@pytest.mark.xfail(
-    strict=True, reason="MLflow looks the user up after our function and takes a failure for a stranger"
-)
 def test_a_users_database_that_is_away_is_503_for_keys(
     server: Any, granted: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
