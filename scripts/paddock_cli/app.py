@@ -52,7 +52,8 @@ def demo(
     if workspace is not None:
         workspace = preflight.workspace(workspace)
     stack = selection.to_start(where, settings, embedded=embedded, fall_back=True)
-    stack.up()
+    with selection.changing(where):
+        stack.up()
     order = first_task.order(where, workspace, stack.kind)
     console.say(f"Task: {order.task}\nWorkspace: {order.workspace}", style="bold")
     report = task.perform(stack, order, where, as_json=as_json, judge_seconds=judge_timeout)
@@ -77,7 +78,8 @@ def up(
 
     where = paths()
     stack = selection.to_start(where, load(where), embedded=embedded, fall_back=False)
-    stack.up(build=not no_build)
+    with selection.changing(where):
+        stack.up(build=not no_build)
     connection = stack.connection()
     first = selection.password_is_new(where, connection.password)
     if as_json:
@@ -94,8 +96,12 @@ def up(
 @app.command()
 def stop(as_json: AsJson = False) -> None:
     """End running agents, then stop the services. Everything is kept."""
+    from paddock_cli import selection
+    from paddock_cli.settings import paths
+
     stack = _stack()
-    stack.stop()
+    with selection.changing(paths()):
+        stack.stop()
     if as_json:
         console.document({"stack": stack.kind, "stopped": True})
 
@@ -124,9 +130,11 @@ def down(
             raise Declined(
                 "a confirmation", "none", "nothing was changed; add --yes to go without a question"
             )
-    stack.down(volumes=volumes)
-    forget(paths())
-    selection.forget(paths())
+    where = paths()
+    with selection.changing(where):
+        stack.down(volumes=volumes)
+        forget(where)
+        selection.forget(where)
     if as_json:
         console.document({"stack": stack.kind, "removed": True, "volumes": volumes})
 

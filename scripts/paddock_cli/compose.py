@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from paddock_cli import console, preflight, processes
-from paddock_cli.errors import BadSettings, BuildFailed, NotRunning, PortTaken, StartFailed
+from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import (
     PROVIDER_CHOICES,
     PROVIDER_KEYS,
@@ -267,6 +267,12 @@ class ComposeStack:
                         console.say(f"  {text}")
         if code := process.wait():
             lines = log.read_text(errors="replace").splitlines()
+            if any("no space left on device" in line.lower() for line in lines):
+                raise NoSpace(
+                    "room for the images on the engine's disk",
+                    "none left",
+                    "free some (docker system df shows what is held; docker builder prune drops the build cache)",
+                )
             raise BuildFailed(
                 "every image to build",
                 f"exit code {code}:\n" + "\n".join(lines[-15:]) + "\n",

@@ -119,6 +119,8 @@ def workspace(folder: Path) -> Path:
         raise BadWorkspace("the workspace to be a folder", f"a file at {resolved}", remedy)
     if not os.access(resolved, os.R_OK | os.W_OK | os.X_OK):
         raise BadWorkspace(f"to read and write {resolved}", "that your user may not", remedy)
+    if resolved == Path(resolved.anchor):
+        raise BadWorkspace("the folder of a project", "the whole file system", remedy)
     if ":" in str(resolved):
         raise BadWorkspace(
             "a workspace without ':' in its path", str(resolved), "Docker can't mount it; rename it"

@@ -1,6 +1,9 @@
 """Which stack a command means: the one named, the one brought up last, or the one that this machine can run."""
 
+import fcntl
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from paddock_cli import console
 from paddock_cli.errors import ComposeMissing, EngineMissing, NotRunning
@@ -46,6 +49,19 @@ def to_start(where: Paths, settings: Settings, *, embedded: bool, fall_back: boo
     remember(where, settings)
     write_private(where.state / _NOTE, kind)
     return make(kind, where, settings)
+
+
+@contextmanager
+def changing(where: Paths) -> Iterator[None]:
+    """While a stack is brought up or taken down no other call may do so."""
+    where.make()
+    with open(where.state / "changing.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            console.say("another ./paddock is changing the stack; waiting for it ...")
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def running(where: Paths, settings: Settings) -> Stack:

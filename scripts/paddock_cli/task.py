@@ -202,9 +202,14 @@ def judged(
         if not result.finished:
             notes.append(f"not waited for judges, because the run ended as {result.outcome}")
         elif judge_seconds:
-            with console.step("waiting for the judges") as step:
-                trace = judging.judge_run(server, trace, expectations, user, step.show, judge_seconds)
-                verdicts = trace.latest()
+            try:
+                with console.step("waiting for the judges") as step:
+                    trace = judging.judge_run(server, trace, expectations, user, step.show, judge_seconds)
+            except KeyboardInterrupt:
+                # The run itself has ended: who is tired of waiting still gets its figures.
+                notes.append("not waited for all judges: interrupted")
+                trace = server.trace(trace.trace_id)
+            verdicts = trace.latest()
             if not expectations:
                 notes.append('Correctness judges where it is told what to expect: --expect "..."')
     served_by = server.endpoints().get(result.endpoint, "")

@@ -6,13 +6,16 @@ import os
 import re
 import subprocess
 import sys
+import threading
 
 import pytest
 
 from paddock_cli import __main__ as entry
-from paddock_cli import selection, task
+from paddock_cli import judging, selection, task
 from paddock_cli.errors import CliError, EngineMissing, NotFound, NotRunning, UsageFailed
 from paddock_cli.exit_codes import ExitCode
+from paddock_cli.mlflow_api import Trace
+from paddock_cli.runs import Result
 from paddock_cli.settings import load
 from paddock_cli.task import Order
 
@@ -204,7 +207,74 @@ def test_a_password_is_new_once(where):
     assert "two" not in (where.state / "password-shown").read_text()
 
 
+def test_two_calls_do_not_change_the_stack_at_once(where, capsys):
+    order = []
+
+    def second():
+        with selection.changing(where):
+            order.append("second")
+
+    with selection.changing(where):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.3)
+        order.append("first")
+    thread.join(10)
+
+    assert order == ["first", "second"]
+    assert "waiting for it" in capsys.readouterr().err
+
+
 # What a run is asked for
+
+
+RESULT = Result(run_id="r", trace_id="tr-1", outcome="finished", exit_code=0, endpoint="coder")
+
+
+class FakeServer:
+    """Enough of MLflow for a report."""
+
+    def endpoints(self):
+        return {"coder": "the demo model"}
+
+    def trace(self, trace_id):
+        return Trace(trace_id, "1", "OK", "", 1.0, "", "", {}, 0.5, {}, {}, ())
+
+    def trace_link(self, experiment_id, trace_id):
+        return f"link {trace_id}"
+
+    def experiment_link(self, experiment_id):
+        return "link"
+
+
+def test_who_is_tired_of_the_judges_still_gets_the_figures(monkeypatch):
+    def interrupted(*_arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(judging, "judge_run", interrupted)
+
+    report = task.judged(FakeServer(), RESULT, ["x"], "ann", 5)
+
+    assert (report.trace.cost, report.verdicts) == (0.5, {})
+    assert "interrupted" in report.notes[0]
+
+
+@pytest.mark.parametrize("outcome", ["max_iterations", "error", "interrupted"])
+def test_judges_are_not_waited_for_where_the_run_did_not_finish(monkeypatch, outcome):
+    monkeypatch.setattr(judging, "judge_run", lambda *_: pytest.fail("asked"))
+
+    report = task.judged(FakeServer(), RESULT.model_copy(update={"outcome": outcome}), ["x"], "ann", 5)
+
+    assert outcome in report.notes[0]
+
+
+def test_the_report_is_one_json_document():
+    report = task.judged(FakeServer(), RESULT, [], "ann", 0)
+
+    document = json.loads(json.dumps(report.as_json()))
+    assert document["run"]["served_by"] == "the demo model"
+    assert document["links"]["trace"] == "link tr-1"
+    assert document["exit_code"] == 0
 
 
 def test_the_current_folder_is_the_workspace(where, tmp_path, monkeypatch):

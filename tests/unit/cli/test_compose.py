@@ -7,7 +7,7 @@ import stat
 import pytest
 
 from paddock_cli.compose import BuildSteps, ComposeStack, _bytes, _json_lines
-from paddock_cli.errors import BadSettings, BuildFailed, NotRunning, PortTaken, StartFailed
+from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import load
 from paddock_cli.stack import Request
 
@@ -183,6 +183,14 @@ def test_a_failed_build_is_told_with_its_end_and_its_log(make, answers, where):
     with pytest.raises(BuildFailed, match="no such index") as caught:
         make().up()
     assert str(where.logs / "build.log") in caught.value.remedy
+
+
+def test_a_build_that_fills_the_disk_is_told_as_such(make, answers):
+    answers("build.out", "#9 write /var/lib/docker/tmp/x: no space left on device\n")
+    answers("build.code", "1")
+
+    with pytest.raises(NoSpace, match="none left"):
+        make().up()
 
 
 def test_without_a_registry_and_without_the_script_the_base_image_is_named(make, answers, where):

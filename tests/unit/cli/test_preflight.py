@@ -3,6 +3,7 @@
 import os
 import shutil
 from collections import namedtuple
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +101,11 @@ def test_a_folder_of_somebody_else_is_refused(tmp_path):
 
     with pytest.raises(BadWorkspace, match="may not"):
         preflight.workspace(folder)
+
+
+def test_the_whole_file_system_is_no_workspace():
+    with pytest.raises(BadWorkspace, match="whole file system"):
+        preflight.workspace(Path("/"))
 
 
 def test_a_folder_that_the_user_may_not_write_is_refused(tmp_path, monkeypatch):
