@@ -30,10 +30,11 @@ if ! getent passwd "$uid" >/dev/null; then
 		getent group "$gid" >/dev/null || printf 'agent:x:%s:\n' "$gid" >/var/lib/extrausers/group
 	) 2>/dev/null || printf 'paddock-agent: uid %s gets no name: /var/lib/extrausers is not writable; mount a tmpfs there.\n' "$uid" >&2
 fi
-# /state serves where HOME was left on the read-only root.
+# /tmp serves where HOME was left on the read-only root.
 if [ ! -w "$HOME" ]; then
-	export HOME=/state/home
-	mkdir -p "$HOME" 2>/dev/null || fail "expected a writable HOME or /state, found neither; mount a tmpfs on /home/agent or a volume on /state."
+	HOME=$(mktemp -d /tmp/home.XXXXXX 2>/dev/null) ||
+		fail "expected a writable HOME or /tmp, found neither; mount a tmpfs on /home/agent and on /tmp."
+	export HOME
 fi
 export USER="${USER:-$(id -un 2>/dev/null || echo agent)}" LOGNAME="${LOGNAME:-${USER:-agent}}"
 

@@ -14,8 +14,6 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
-from .settings import RunSettings
-
 # Only while the libraries are imported: an agent's own programs may well want python-dotenv and debug output.
 _WHILE_IMPORTING = {
     "PYTHON_DOTENV_DISABLED": "1",
@@ -55,11 +53,11 @@ def take_stdout() -> TextIO:
 class Surroundings:
     """The process's environment and folder: closed for the imports, then without what the agent's shell must not see."""
 
-    def __init__(self, settings: RunSettings) -> None:
+    def __init__(self, log_level: str, openhands_home: Path) -> None:
+        """`openhands_home` stands for ~/.openhands, whose plugins, hooks and profiles would change a run."""
         self._own = dict(os.environ)
-        # ~/.openhands holds plugins, hooks and profiles that would change a run; HOME may be read-only besides.
-        self._openhands_home = settings.state_dir / "openhands"
-        self._log_level = settings.log_level.upper()
+        self._openhands_home = openhands_home
+        self._log_level = log_level.upper()
 
     def close(self) -> None:
         """Call before anything of the SDK is imported."""

@@ -102,7 +102,7 @@ class _Session:
     def _open(self, history: History, mcp: dict[str, dict[str, Any]]) -> None:
         """Imports the SDK and builds the conversation; after this a trace has begun."""
         settings = self._settings
-        surroundings = Surroundings(settings)
+        surroundings = Surroundings(settings.log_level, history.folder(settings.id) / "openhands")
         surroundings.close()
         os.environ.setdefault("LMNR_INSTRUMENTS", tracing.INSTRUMENTS)
         if not any(name.endswith("_PROTOCOL") for name in os.environ if name.startswith("OTEL_")):

@@ -14,13 +14,11 @@ from pathlib import Path
 
 from paddock_agent.command import main
 from paddock_agent.isolation import Surroundings
-from paddock_agent.settings import load_settings
 from paddock_agent.tracing import INSTRUMENTS
 
 
 def import_everything() -> None:
-    settings = load_settings(task="import", log_level="CRITICAL")
-    Surroundings(settings).close()
+    Surroundings("CRITICAL", Path(os.environ["HOME"]) / "openhands").close()
     os.environ["LMNR_INSTRUMENTS"] = INSTRUMENTS
     from openhands.sdk.conversation.impl import local_conversation  # noqa: F401
 
