@@ -25,21 +25,25 @@ _WHILE_IMPORTING = {
     "LOG_RICH_TRACEBACKS": "false",
     "BROWSER_USE_SETUP_LOGGING": "false",
 }
-# lmnr asks for the first two again with each span.
-_FOR_THE_RUN = {
-    "LMNR_DISABLE_TRACING": "false",
+_UNTIL_SET_UP = {
     "LMNR_LOG_LEVEL": "CRITICAL",
     "OPENHANDS_SUPPRESS_BANNER": "1",
+    "LITELLM_TELEMETRY": "False",
+}
+# Read again in the run: the first with each span, the others when a browser starts.
+_TO_THE_END = {
+    "LMNR_DISABLE_TRACING": "false",
     "ANONYMIZED_TELEMETRY": "false",
     "BROWSER_USE_CLOUD_SYNC": "false",
-    "LITELLM_TELEMETRY": "False",
+    # Ad blockers and the like, fetched from the Internet at each start.
+    "BROWSER_USE_DISABLE_EXTENSIONS": "1",
     "DO_NOT_TRACK": "1",
 }
 # Each would take the traces elsewhere, or make the SDK ask a question on standard input.
 _UNWANTED = ("LMNR_PROJECT_API_KEY", "LMNR_BASE_URL", "LMNR_DEBUG", "LMNR_SPAN_CONTEXT", "DEBUG_LLM", "DEBUG")
 # The agent's programs have no business with the run's key, and spans of theirs would end in the run's experiment.
 _PRIVATE_PREFIXES = ("PADDOCK_AGENT_", "OTEL_", "LMNR_")
-_PRIVATE = ("LLM_API_KEY", *_FOR_THE_RUN)
+_PRIVATE = ("LLM_API_KEY", *_UNTIL_SET_UP)
 
 
 def take_stdout() -> TextIO:
@@ -57,13 +61,13 @@ class Surroundings:
         """`openhands_home` stands for ~/.openhands, whose plugins, hooks and profiles would change a run."""
         self._own = dict(os.environ)
         self._openhands_home = openhands_home
-        self._log_level = log_level.upper()
+        self._log_level = log_level
 
     def close(self) -> None:
         """Call before anything of the SDK is imported."""
         for name in _UNWANTED:
             os.environ.pop(name, None)
-        os.environ.update(_WHILE_IMPORTING | _FOR_THE_RUN)
+        os.environ.update(_WHILE_IMPORTING | _UNTIL_SET_UP | _TO_THE_END)
         os.environ["LOG_LEVEL"] = self._log_level
         os.environ["OH_PERSISTENCE_DIR"] = str(self._openhands_home)
         if "utf" not in _character_set():
@@ -81,15 +85,13 @@ class Surroundings:
             if name in self._own:
                 os.environ[name] = self._own[name]
         for name in list(os.environ):
-            if name.startswith(_PRIVATE_PREFIXES) or name in _PRIVATE:
+            if name not in _TO_THE_END and (name.startswith(_PRIVATE_PREFIXES) or name in _PRIVATE):
                 del os.environ[name]
         own_folder = str(Path(__file__).resolve().parents[1])
         if path := os.environ.pop("PYTHONPATH", None):
             others = [part for part in path.split(os.pathsep) if part != own_folder]
             if others:
                 os.environ["PYTHONPATH"] = os.pathsep.join(others)
-        # Read again with each span, and harmless.
-        os.environ["LMNR_DISABLE_TRACING"] = "false"
 
 
 def _character_set() -> str:

@@ -118,7 +118,7 @@ class _Session:
         # the caller has not given. The SDK loads them without asking and has no switch for it.
         local_conversation.load_available_plugins = lambda **_: {}  # type: ignore[assignment]
 
-        tools = make_tools(settings.tools)
+        tools = make_tools(settings.tools, settings.log_level)
         import_seconds = round(time.monotonic() - imports_at, 3)
         llm = LLM(
             model=settings.model,
@@ -244,7 +244,7 @@ class _Session:
     def _failure(self, error: Exception) -> tuple[Outcome, str]:
         """The outcome and message of an exception out of the SDK."""
         settings, outcome, detail = self._settings, outcome_of(error), detail_of(error)
-        if settings.log_level.upper() == "DEBUG":
+        if settings.log_level == "DEBUG":
             traceback.print_exception(error)
         go_on = f"go on with --resume {settings.id}"
         if outcome is Outcome.BUDGET:

@@ -74,7 +74,9 @@ class RunSettings(BaseSettings):
     flush_timeout: float = Field(
         default=5, gt=0, description="Seconds given to the last spans when a run ends."
     )
-    log_level: str = Field(default="CRITICAL", description="Of the SDK's own log on stderr.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = Field(
+        default="CRITICAL", description="Of the SDK's own log on standard error; DEBUG shows stack traces."
+    )
 
     otel_endpoint: str | None = Field(
         default=None,

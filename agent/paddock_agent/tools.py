@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +17,16 @@ if TYPE_CHECKING:
     from openhands.sdk.mcp.utils import DefaultMCPToolProvider
 
 
-def make_tools(names: Iterable[str]) -> list[Tool]:
+def make_tools(names: Iterable[str], log_level: str) -> list[Tool]:
     """Registers and names the tools.
 
     Raises:
         UsageError: the browser is asked for where no Chromium is installed.
     """
-    return [_make_tool(name) for name in names]
+    return [_make_tool(name, log_level) for name in names]
 
 
-def _make_tool(name: str) -> Tool:
+def _make_tool(name: str, log_level: str) -> Tool:
     from openhands.sdk import Tool
 
     # Imported one by one: each costs start-up time, the browser's most of all.
@@ -39,11 +41,11 @@ def _make_tool(name: str) -> Tool:
     elif name == "grep":
         from openhands.tools.grep import GrepTool as tool
     else:
-        return _make_browser()
+        return _make_browser(log_level)
     return Tool(name=tool.name)
 
 
-def _make_browser() -> Tool:
+def _make_browser(log_level: str) -> Tool:
     from openhands.sdk import Tool
     from openhands.tools.browser_use import BrowserToolSet
     from openhands.tools.browser_use.impl import BrowserToolExecutor
@@ -53,6 +55,10 @@ def _make_browser() -> Tool:
             "expected Chromium for the browser tool, found none; use the image paddock/agent-browser "
             "(service agent-browser), or install the package chromium"
         )
+    # The SDK would import it with the first page, when load_dotenv works again and finds what lies in the workspace.
+    importlib.import_module("openhands.tools.browser_use.server")
+    for name in ("browser_use", "bubus", "cdp_use"):
+        logging.getLogger(name).setLevel(log_level)
     return Tool(name=BrowserToolSet.name)
 
 

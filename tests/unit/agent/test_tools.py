@@ -107,6 +107,7 @@ def test_browser(runner: Runner) -> None:
     ended = runner.run("read the page", "--endpoint", "scenario/browser", "--tools", "browser")
     assert ended.code == 0, ended.err
     assert "Seven horses" in _observations(ended)[1], _observations(ended)
+    assert ended.err == ""
 
 
 @pytest.mark.skipif(bool(chromium_path()), reason="Chromium is installed here")

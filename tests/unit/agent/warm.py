@@ -24,7 +24,7 @@ def import_everything() -> None:
 
     from paddock_agent.tools import make_tools
 
-    make_tools(("terminal", "file_editor", "task_tracker", "glob", "grep"))
+    make_tools(("terminal", "file_editor", "task_tracker", "glob", "grep"), "CRITICAL")
 
 
 def serve(listener: socket.socket) -> None:
