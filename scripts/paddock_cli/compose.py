@@ -62,6 +62,8 @@ class ComposeStack:
             self.build()
         else:
             self._write_env_file()
+        # Made anew, it mounts the settings file of this call; a container that is only started again keeps its old one.
+        self._quiet("rm", "--force", "--stop", "secrets")
         with console.step("starting the stack") as step:
             self._checked(
                 [

@@ -102,7 +102,7 @@ for key in OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY LLM_API_KEY S3_ACCESS
   # Compose saw a value, in .env or in the shell, that the settings file does not hold. Going on would serve the demo
   # model to somebody who believes to have set a key.
   if [ -n "${!flag:-}" ] && [ -z "$found" ]; then
-    fail "expected $key in the settings file ${SETTINGS_FILE:-.env.example}, found it elsewhere (in the shell, or in a" \
+    fail "expected $key in the settings file (PADDOCK_ENV_FILE), found it elsewhere (in the shell, or in a" \
       ".env without the line PADDOCK_ENV_FILE=.env); write both lines into .env, or start by ./paddock up"
   fi
   value[${key,,}]=$found
