@@ -292,7 +292,12 @@ class _Session:
         said = self.stopped_message(outcome) if outcome.exit_code > 100 else outcome.value
         if self._root:
             self._root.end(outcome=outcome.value, finished=outcome is Outcome.FINISHED, output=said)
-        self._report(outcome, said, self._send(2))
+        # Beside the sending: a terminal that is not closed outlives the process.
+        closing = threading.Thread(target=self._close, daemon=True, name="close")
+        closing.start()
+        delivered = self._send(2)
+        closing.join(1)
+        self._report(outcome, said, delivered)
 
     def _the_conversation(self) -> LocalConversation:
         assert self._conversation is not None, "_open() comes first"

@@ -18,6 +18,7 @@ from threading import Thread
 from typing import IO, Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -180,6 +181,12 @@ class Runner:
         for pid in self._running:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        # A killed run leaves its terminal's server behind; it is known by the workspace that it was started in.
+        for process in psutil.process_iter(["cmdline"]):
+            command = process.info["cmdline"] or []
+            if command and command[0].endswith("tmux") and str(self.workspace) in command:
+                with suppress(psutil.Error):
+                    process.kill()
 
 
 class Provider:
