@@ -1,7 +1,7 @@
 """Size of every image, and how long each takes to build without any cache.
 
-    python3 bench/images.py            sizes of the images that are there
-    python3 bench/images.py --build    build all of them anew, one after the other (about 10 minutes on 2 cores)
+python3 bench/images.py            sizes of the images that are there
+python3 bench/images.py --build    build all of them anew, one after the other (about 10 minutes on 2 cores)
 """
 
 import os
@@ -18,7 +18,9 @@ def build(service: str) -> float:
     """Wall-clock seconds of an uncached build. Cache mounts (package downloads) are kept, as on any second build."""
     start = time.monotonic()
     subprocess.run(
-        ["docker", "compose", "--profile", "agent", "build", "--no-cache", "--quiet", service], cwd=ROOT, check=True
+        ["docker", "compose", "--profile", "agent", "build", "--no-cache", "--quiet", service],
+        cwd=ROOT,
+        check=True,
     )
     return time.monotonic() - start
 

@@ -51,7 +51,9 @@ def main() -> None:
 
         watcher = threading.Thread(target=watch)
         watcher.start()
-        stack.paddock("run", TASK, "--workspace", str(stack.workspace()), "--expect", "FACTS.txt holds three facts")
+        stack.paddock(
+            "run", TASK, "--workspace", str(stack.workspace()), "--expect", "FACTS.txt holds three facts"
+        )
         stop.set()
         watcher.join()
 

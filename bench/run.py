@@ -29,7 +29,9 @@ class Api:
     def __init__(self, stack: Project) -> None:
         told = stack.paddock("password")
         self._url = told["url"]
-        self._authorization = "Basic " + base64.b64encode(f"{told['user']}:{told['password']}".encode()).decode()
+        self._authorization = (
+            "Basic " + base64.b64encode(f"{told['user']}:{told['password']}".encode()).decode()
+        )
 
     def call(self, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         request = urllib.request.Request(
@@ -46,7 +48,9 @@ class Api:
 
     def traces(self, experiment_id: str) -> list[dict[str, Any]]:
         location = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}
-        return self.call("/api/3.0/mlflow/traces/search", {"locations": [location], "max_results": 100}).get("traces", [])
+        return self.call("/api/3.0/mlflow/traces/search", {"locations": [location], "max_results": 100}).get(
+            "traces", []
+        )
 
     def spans(self, trace_id: str) -> list[dict[str, Any]]:
         return self.call(f"/ajax-api/3.0/mlflow/get-trace-artifact?request_id={trace_id}")["spans"]
@@ -104,7 +108,19 @@ def imports() -> float:
         "import time; t = time.perf_counter(); import openhands.sdk, openhands.tools.terminal, "
         "openhands.tools.file_editor, openhands.tools.task_tracker; print(time.perf_counter() - t)"
     )
-    command = ["docker", "compose", "--profile", "agent", "run", "--rm", "--no-deps", "-T", "agent", "exec", "python"]
+    command = [
+        "docker",
+        "compose",
+        "--profile",
+        "agent",
+        "run",
+        "--rm",
+        "--no-deps",
+        "-T",
+        "agent",
+        "exec",
+        "python",
+    ]
     told = subprocess.run(
         [*command, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True, env=stack_variables
     ).stdout

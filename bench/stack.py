@@ -65,7 +65,11 @@ class Project:
             SystemExit: it failed; its own words were shown on standard error.
         """
         done = subprocess.run(
-            [str(PADDOCK), *arguments, "--json"], env=self.variables, stdout=subprocess.PIPE, text=True, check=False
+            [str(PADDOCK), *arguments, "--json"],
+            env=self.variables,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         if check and done.returncode:
             sys.exit(f"bench: `paddock {' '.join(arguments)}` ended with {done.returncode}")
@@ -80,7 +84,12 @@ class Project:
     def containers(self) -> dict[str, str]:
         """Service → container id, of what runs."""
         rows = subprocess.run(
-            ["docker", "ps", "--filter", f"label=com.docker.compose.project={self.variables['COMPOSE_PROJECT_NAME']}"]
+            [
+                "docker",
+                "ps",
+                "--filter",
+                f"label=com.docker.compose.project={self.variables['COMPOSE_PROJECT_NAME']}",
+            ]
             + ["--format", '{{.ID}} {{.Label "com.docker.compose.service"}}'],
             stdout=subprocess.PIPE,
             text=True,
@@ -109,5 +118,8 @@ def project(name: str = "paddock-bench") -> Iterator[Project]:
             yield made
         finally:
             subprocess.run(
-                [str(PADDOCK), "down", "--volumes", "--yes"], env=variables, stdout=subprocess.DEVNULL, check=False
+                [str(PADDOCK), "down", "--volumes", "--yes"],
+                env=variables,
+                stdout=subprocess.DEVNULL,
+                check=False,
             )

@@ -69,7 +69,11 @@ class StackUnderTest(DockerCompose):
         return [*command[:2], "--ansi", "never", "--project-name", self.project, *command[2:]]
 
     def compose(
-        self, *arguments: str, check: bool = True, timeout: float = 300, variables: dict[str, str] | None = None
+        self,
+        *arguments: str,
+        check: bool = True,
+        timeout: float = 300,
+        variables: dict[str, str] | None = None,
     ) -> "subprocess.CompletedProcess[str]":
         """A Compose command on this project. Raises AssertionError with its words where it fails."""
         done = subprocess.run(
@@ -83,18 +87,28 @@ class StackUnderTest(DockerCompose):
             timeout=timeout,
         )
         if check:
-            assert done.returncode == 0, f"compose {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            assert done.returncode == 0, (
+                f"compose {' '.join(arguments)}: {done.returncode}\n{done.stdout}\n{done.stderr}"
+            )
         return done
 
     def start(self) -> None:
         done = self.compose(
-            "up", "--detach", "--wait", "--wait-timeout", str(self.wait_timeout), check=False, timeout=self.wait_timeout + 60
+            "up",
+            "--detach",
+            "--wait",
+            "--wait-timeout",
+            str(self.wait_timeout),
+            check=False,
+            timeout=self.wait_timeout + 60,
         )
         if done.returncode:
             raise RuntimeError(f"{done.stderr[-3000:]}\n--- logs\n{self.logs()}")
 
     def stop(self, down: bool = True) -> None:
-        self.compose("--profile", "*", "down", "--timeout", "5", "--remove-orphans", *(["--volumes"] if down else []))
+        self.compose(
+            "--profile", "*", "down", "--timeout", "5", "--remove-orphans", *(["--volumes"] if down else [])
+        )
 
     def logs(self, *services: str, tail: int = 60) -> str:
         """The last lines of the services' logs."""

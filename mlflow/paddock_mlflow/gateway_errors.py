@@ -18,13 +18,19 @@ RETRY_AFTER_SECONDS = 5
 
 _REFUSALS = {
     401: (
+        401,
         "authentication",
         "expected a valid key, found none that the gateway knows; set LLM_API_KEY to the key that `./paddock env` prints",
     ),
+    # Not found rather than forbidden: clients then name the endpoint instead of their key, and nobody learns which
+    # endpoints there are.
     403: (
-        "permission_denied",
-        "expected the name of an endpoint that this key may use, found one that does not exist or is closed to it;"
-        " `coder` is there from the start, the others are in MLflow's UI under AI Gateway",
+        404,
+        "endpoint_not_found",
+        (
+            "expected the name of an endpoint that this key may use, found one that does not exist or is closed to it;"
+            " `coder` is there from the start, the others are in MLflow's UI under AI Gateway"
+        ),
     ),
 }
 
@@ -62,7 +68,7 @@ class RefusalMiddleware:
                 and not _is_json(message)
             ):
                 replaced = True
-                kind, text = _REFUSALS[message["status"]]
+                status, kind, text = _REFUSALS[message["status"]]
                 body = json.dumps(error_body(text, kind)).encode()
                 dropped = (b"content-length", b"content-type")
                 headers = [(name, value) for name, value in message["headers"] if name.lower() not in dropped]
@@ -70,7 +76,7 @@ class RefusalMiddleware:
                     (b"content-type", b"application/json"),
                     (b"content-length", str(len(body)).encode()),
                 ]
-                await send({**message, "headers": headers})
+                await send({**message, "status": status, "headers": headers})
                 await send({"type": "http.response.body", "body": body})
             elif not replaced:
                 await send(message)

@@ -17,12 +17,12 @@ import logging
 from functools import cache
 
 from flask import Response, make_response, request
-from sqlalchemy.exc import DBAPIError, OperationalError
-from werkzeug.datastructures import Authorization
-
 from mlflow.environment_variables import _MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN
 from mlflow.exceptions import MlflowException
 from mlflow.gateway.constants import MLFLOW_GATEWAY_AUTH_HEADER
+from sqlalchemy.exc import DBAPIError, OperationalError
+from werkzeug.datastructures import Authorization
+
 from paddock_mlflow import settings as settings_module
 
 _logger = logging.getLogger(__name__)

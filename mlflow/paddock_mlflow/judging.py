@@ -13,9 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
-
 from mlflow.entities import AssessmentError, AssessmentSource, AssessmentSourceType, Feedback
 from mlflow.entities.trace_state import TraceState
 from mlflow.genai.scorers.base import Scorer
@@ -27,13 +24,16 @@ from mlflow.server.handlers import _get_tracking_store
 from mlflow.server.jobs import job, submit_job
 from mlflow.store.tracking.dbmodels.models import SqlTraceInfo
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+from sqlalchemy import delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
 from paddock_mlflow.database import engine, judged_traces, now
 from paddock_mlflow.environment import JUDGE_JOB
 
 _logger = logging.getLogger(__name__)
 
 LOOK_BACK_SECONDS = 3600
-"""A trace that ended longer ago than this is not judged by itself, as upstream: starting a scorer does not judge history."""
+"""A trace that ended longer ago is not judged by itself, as upstream: starting a scorer does not judge history."""
 
 SETTLE_SECONDS = 1.0
 """Rest after a trace's end, in which a batch that was overtaken by the one with the root span can still arrive."""

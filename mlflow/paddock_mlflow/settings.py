@@ -97,7 +97,9 @@ class Settings(BaseSettings):
         """Host and port of model providers that may have a private address: the operator named them."""
         parts = [urlparse(url) for url in (self.demo_model_url, self.llm_base_url) if url]
         return frozenset(
-            (part.hostname, part.port or (443 if part.scheme == "https" else 80)) for part in parts if part.hostname
+            (part.hostname, part.port or (443 if part.scheme == "https" else 80))
+            for part in parts
+            if part.hostname
         )
 
     def secret(self, name: str) -> str:

@@ -1,5 +1,6 @@
 """An agent in its container: any user, the user's files, no set-up of its own."""
 
+import json
 import os
 import shutil
 import stat
@@ -24,16 +25,22 @@ def workspace(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("uid", [1000, 4321])
 def test_git_and_whoami_work_for_any_uid(stack: StackUnderTest, workspace: Path, uid: int) -> None:
-    script = "whoami && git init -q . && echo x >a && git add a && git commit -q -m one && git log --format=%an"
+    script = (
+        "whoami && git init -q . && echo x >a && git add a && git commit -q -m one && git log --format=%an"
+    )
     told = stack.agent(
-        *["exec", "bash", "-c", script], workspace=workspace, variables={"AGENT_UID": str(uid), "AGENT_GID": str(uid)}
+        *["exec", "bash", "-c", script],
+        workspace=workspace,
+        variables={"AGENT_UID": str(uid), "AGENT_GID": str(uid)},
     ).stdout.split("\n")
     assert told[0]
     assert told[1]
     assert (workspace / "a").stat().st_uid == uid
 
 
-def test_a_task_leaves_files_that_belong_to_the_user_and_obey_the_umask(stack: StackUnderTest, workspace: Path) -> None:
+def test_a_task_leaves_files_that_belong_to_the_user_and_obey_the_umask(
+    stack: StackUnderTest, workspace: Path
+) -> None:
     (workspace / "README.md").write_text("# Umbrella\n")
     stack.agent(
         "Write 3 facts about the current project into FACTS.txt.",
@@ -49,7 +56,10 @@ def test_a_task_leaves_files_that_belong_to_the_user_and_obey_the_umask(stack: S
 
 def test_a_run_starts_no_migration_and_no_set_up(stack: StackUnderTest, workspace: Path) -> None:
     def started() -> dict[str, str]:
-        return {name: stack.inspect(name)["State"]["StartedAt"] for name in ("mlflow-migrate", "mlflow-setup", "secrets")}
+        return {
+            name: stack.inspect(name)["State"]["StartedAt"]
+            for name in ("mlflow-migrate", "mlflow-setup", "secrets")
+        }
 
     before = started()
     stack.agent("exec", "true", workspace=workspace)
@@ -60,18 +70,31 @@ def test_a_stack_that_was_not_set_up_is_named(stack: StackUnderTest) -> None:
     image = stack.compose("--profile", "agent", "config", "--images").stdout.split()
     agent = next(name for name in image if name.startswith("paddock/agent:"))
     done = subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", agent, "a task"], capture_output=True, text=True, check=False
+        ["docker", "run", "--rm", "--network", "none", agent, "a task"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 78
     assert "docker compose up -d --wait" in done.stderr
 
 
 def test_the_root_is_read_only_and_no_capability_is_left(stack: StackUnderTest) -> None:
-    told = stack.agent("exec", "bash", "-c", "touch /opt/x; touch /usr/x; grep CapEff /proc/self/status").stdout
+    told = stack.agent(
+        "exec", "bash", "-c", "touch /opt/x; touch /usr/x; grep CapEff /proc/self/status"
+    ).stdout
     assert "0000000000000000" in told
     done = stack.agent("exec", "touch", "/opt/paddock/x", check=False)
     assert done.returncode
     assert "Read-only file system" in done.stderr
+
+
+def test_an_unknown_endpoint_is_named_and_traced(stack: StackUnderTest, workspace: Path) -> None:
+    done = stack.agent("--output", "jsonl", "--endpoint", "nope", "a task", workspace=workspace, check=False)
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, result["outcome"]) == (9, "unknown_endpoint")
+    assert "expected an endpoint 'nope'" in result["message"]
+    assert stack.trace(result["trace_id"])["state"] == "ERROR"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a folder to another user")

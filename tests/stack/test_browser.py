@@ -16,6 +16,7 @@ from stack_under_test import StackUnderTest
 pytestmark = pytest.mark.requires_browser
 
 SECONDS = 1000
+expect.set_options(timeout=20 * SECONDS)
 # What greets a first visit and covers the table.
 GREETINGS = {
     "mlflow.detectIssues.guidanceShown_v1": "true",
@@ -34,7 +35,7 @@ def run(product: Product, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return answer.document
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def page(stack: StackUnderTest, chromium_path: str) -> Iterator[Page]:
     """A page that is logged in. No address but the stack's own is loaded."""
     with sync_playwright() as playwright:
@@ -50,12 +51,16 @@ def page(stack: StackUnderTest, chromium_path: str) -> Iterator[Page]:
         settings = "".join(f"localStorage.setItem('{name}', '{value}');" for name, value in GREETINGS.items())
         context.add_init_script(settings)
         page = context.new_page()
+        page.on("pageerror", lambda error: print(f"page error: {error}"))
+        page.on("requestfailed", lambda request: print(f"failed: {request.url} {request.failure}"))
         page.set_default_timeout(30 * SECONDS)
         yield page
         browser.close()
 
 
-def test_the_trace_list_shows_the_run_with_a_column_a_judge(page: Page, stack: StackUnderTest, run: dict) -> None:
+def test_the_trace_list_shows_the_run_with_a_column_a_judge(
+    page: Page, stack: StackUnderTest, run: dict
+) -> None:
     page.set_viewport_size({"width": 2600, "height": 950})
     page.goto(f"{stack.url}/#/experiments/{stack.experiment_id}/traces")
     row = page.locator("[role=row]", has_text=TASK).first
@@ -68,7 +73,9 @@ def test_the_trace_list_shows_the_run_with_a_column_a_judge(page: Page, stack: S
     expect(verdicts.first).to_be_visible()
 
 
-def test_a_trace_opens_with_its_tree_tokens_cost_and_verdicts(page: Page, stack: StackUnderTest, run: dict) -> None:
+def test_a_trace_opens_with_its_tree_tokens_cost_and_verdicts(
+    page: Page, stack: StackUnderTest, run: dict
+) -> None:
     page.set_viewport_size({"width": 1500, "height": 950})
     page.goto(f"{stack.url}/#/experiments/{stack.experiment_id}/traces?traceId={run['run']['trace_id']}")
     nodes = page.locator("[data-testid^=timeline-tree-node-]")
@@ -81,9 +88,15 @@ def test_a_trace_opens_with_its_tree_tokens_cost_and_verdicts(page: Page, stack:
     expect(drawer).to_contain_text("$0.0")
     expect(drawer).to_contain_text("Lighthouse")
     page.get_by_role("button", name="Assess").click()
+    pane = page.locator("[data-testid=assessments-pane]")
     for judge in run["judges"]:
-        expect(page.get_by_text(judge, exact=True).first).to_be_visible()
-    expect(page.get_by_text(run["judges"]["tool_call_efficiency"]["rationale"][:40]).first).to_be_visible()
+        expect(pane.get_by_text(judge, exact=True)).to_be_visible()
+    toggles = pane.locator('[data-component-id="shared.model-trace-explorer.toggle-assessment-expanded"]')
+    # From the last to the first, since each one that opens moves those below it.
+    for index in reversed(range(len(run["judges"]))):
+        toggles.nth(index).click()
+    for verdict in run["judges"].values():
+        expect(pane).to_contain_text(verdict["rationale"][:40])
     if target := os.environ.get("PADDOCK_SCREENSHOT"):
         page.screenshot(path=str(Path(target)))
 

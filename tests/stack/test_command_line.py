@@ -23,12 +23,22 @@ def test_the_demo_ends_judged(product: Product, tmp_path: Path) -> None:
 def test_the_agent_of_a_run_has_no_key_of_a_provider(product: Product, tmp_path: Path) -> None:
     """A key in the caller's shell goes to the gateway, and never with the agent."""
     answer = product.paddock(
-        *["run", "Run `env; cat /proc/1/environ`.", "--workspace", str(tmp_path), "--judge-timeout", "0", "--json"],
+        *[
+            "run",
+            "Run `env; cat /proc/1/environ`.",
+            "--workspace",
+            str(tmp_path),
+            "--judge-timeout",
+            "0",
+            "--json",
+        ],
         env={"OPENAI_API_KEY": "sk-canary-0123456789"},
     )
 
     assert answer.code == 0, answer.err
-    spans = product.api("GET", f"/ajax-api/3.0/mlflow/get-trace-artifact?request_id={answer.document['run']['trace_id']}")
+    spans = product.api(
+        "GET", f"/ajax-api/3.0/mlflow/get-trace-artifact?request_id={answer.document['run']['trace_id']}"
+    )
     assert "LLM_API_KEY=added-by-gate" in str(spans)
     assert "sk-canary" not in str(spans)
 

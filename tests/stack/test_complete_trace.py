@@ -9,11 +9,10 @@ from typing import Any
 
 import httpx
 import pytest
-from stack_under_test import ROOT, StackUnderTest
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
-
 from mlflow import MlflowClient
 from mlflow.entities import Span, Trace
+from stack_under_test import ROOT, StackUnderTest
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 TASK = "Write 3 facts about the current project into FACTS.txt."
 # The demo model's price, USD a token (mlflow/prices/openai.json).
@@ -137,7 +136,9 @@ def test_tokens_and_cost(made: tuple[str, Trace, Path]) -> None:
     assert usage["cache_read_input_tokens"] > 0
     assert usage["input_tokens"] > usage["cache_read_input_tokens"]
     fresh = usage["input_tokens"] - usage["cache_read_input_tokens"]
-    expected = fresh * INPUT + usage["cache_read_input_tokens"] * CACHED_INPUT + usage["output_tokens"] * OUTPUT
+    expected = (
+        fresh * INPUT + usage["cache_read_input_tokens"] * CACHED_INPUT + usage["output_tokens"] * OUTPUT
+    )
     assert trace.info.cost["total_cost"] == pytest.approx(expected)
 
 
@@ -157,7 +158,9 @@ def test_every_tool_call_is_a_tool_span_with_input_and_output(made: tuple[str, T
 def test_system_prompt_and_tool_definitions_are_in_the_trace(made: tuple[str, Trace, Path]) -> None:
     _, trace, _ = made
     models = [span for span in spans(trace, "CHAT_MODEL") + spans(trace, "LLM") if span.inputs]
-    text = json.dumps([span.inputs for span in models]) + json.dumps([dict(span.attributes) for span in models])
+    text = json.dumps([span.inputs for span in models]) + json.dumps(
+        [dict(span.attributes) for span in models]
+    )
     assert "You are OpenHands" in text
     for tool in ("terminal", "file_editor", "task_tracker"):
         assert tool in text
@@ -175,9 +178,16 @@ def test_spans_can_be_searched_by_type(made: tuple[str, Trace, Path], stack: Sta
 def test_judges_look_at_it_by_themselves(made: tuple[str, Trace, Path], stack: StackUnderTest) -> None:
     _, trace, _ = made
 
-    @retry(retry=retry_if_exception_type(AssertionError), stop=stop_after_delay(90), wait=wait_fixed(0.5), reraise=True)
+    @retry(
+        retry=retry_if_exception_type(AssertionError),
+        stop=stop_after_delay(90),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
     def verdicts() -> dict[str, dict[str, Any]]:
-        found = {one["assessment_name"]: one for one in stack.trace(trace.info.trace_id).get("assessments", [])}
+        found = {
+            one["assessment_name"]: one for one in stack.trace(trace.info.trace_id).get("assessments", [])
+        }
         assert found.keys() == {"relevance_to_query", "tool_call_efficiency"}
         return found
 
@@ -199,7 +209,12 @@ def test_the_gateway_counts_the_same_calls(made: tuple[str, Trace, Path], stack:
     since = f"attributes.timestamp_ms >= {trace.info.timestamp_ms}"
     until = f"attributes.timestamp_ms <= {trace.info.timestamp_ms + trace.info.execution_duration}"
 
-    @retry(retry=retry_if_exception_type(AssertionError), stop=stop_after_delay(30), wait=wait_fixed(0.5), reraise=True)
+    @retry(
+        retry=retry_if_exception_type(AssertionError),
+        stop=stop_after_delay(30),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
     def counted() -> None:
         body = {"locations": [location], "filter": f"{since} AND {until}", "max_results": 100}
         calls = stack.api("POST", "/api/3.0/mlflow/traces/search", json=body).get("traces", [])
@@ -216,7 +231,10 @@ def test_an_unfinished_trace_is_not_judged(stack: StackUnderTest) -> None:
     request = ExportTraceServiceRequest()
     scope = request.resource_spans.add().scope_spans.add()
     span = scope.spans.add(
-        trace_id=os.urandom(16), span_id=os.urandom(8), parent_span_id=os.urandom(8), name="litellm.completion"
+        trace_id=os.urandom(16),
+        span_id=os.urandom(8),
+        parent_span_id=os.urandom(8),
+        name="litellm.completion",
     )
     # Ended long enough ago for upstream's own clock to take it.
     span.start_time_unix_nano = span.end_time_unix_nano = 1_000
@@ -237,7 +255,12 @@ def test_an_unfinished_trace_is_not_judged(stack: StackUnderTest) -> None:
     # A later trace is judged, so the judges have looked since, and this one still is not.
     stack.agent("exec", "python", "/opt/paddock/examples/plain_sdk.py", "Say hello.")
 
-    @retry(retry=retry_if_exception_type(AssertionError), stop=stop_after_delay(60), wait=wait_fixed(0.5), reraise=True)
+    @retry(
+        retry=retry_if_exception_type(AssertionError),
+        stop=stop_after_delay(60),
+        wait=wait_fixed(0.5),
+        reraise=True,
+    )
     def later_one_was_taken() -> None:
         newest = max(_traces(stack).values(), key=lambda trace: trace["request_time"])
         assert newest["trace_id"] != trace_id

@@ -23,7 +23,18 @@ def agent(stack: StackUnderTest) -> Iterator[str]:
 def curl(agent: str, *arguments: str, seconds: int = 20) -> tuple[int, str]:
     """HTTP status (0: no answer) and body."""
     done = subprocess.run(
-        ["docker", "exec", agent, "curl", "--silent", "--max-time", str(seconds), "--write-out", "\n%{http_code}", *arguments],
+        [
+            "docker",
+            "exec",
+            agent,
+            "curl",
+            "--silent",
+            "--max-time",
+            str(seconds),
+            "--write-out",
+            "\n%{http_code}",
+            *arguments,
+        ],
         capture_output=True,
         text=True,
         check=False,
@@ -34,7 +45,9 @@ def curl(agent: str, *arguments: str, seconds: int = 20) -> tuple[int, str]:
 
 
 def post(agent: str, url: str, body: object, *arguments: str) -> tuple[int, str]:
-    return curl(agent, "--header", "Content-Type: application/json", "--data", json.dumps(body), *arguments, url)
+    return curl(
+        agent, "--header", "Content-Type: application/json", "--data", json.dumps(body), *arguments, url
+    )
 
 
 def test_models_are_reached_without_any_key(agent: str) -> None:
@@ -47,8 +60,10 @@ def test_a_claimed_identity_counts_for_nothing(agent: str, stack: StackUnderTest
     """With the administrator's password in hand, the judges' endpoint stays closed: the gate drops it."""
     for header in ("Authorization", "X-MLflow-Authorization", "x-mlflow-authorization"):
         basic = ["--user", f"admin:{stack.password}"] if header == "Authorization" else []
-        status, body = post(agent, CHAT, HELLO | {"model": "judge"}, *basic, "--header", f"{header}: Basic YWRtaW46eA==")
-        assert status == 403, (header, body)
+        status, body = post(
+            agent, CHAT, HELLO | {"model": "judge"}, *basic, "--header", f"{header}: Basic YWRtaW46eA=="
+        )
+        assert (status, json.loads(body)["error"]["type"]) == (404, "endpoint_not_found"), header
 
 
 @pytest.mark.parametrize(
@@ -74,7 +89,11 @@ def test_every_other_path_does_not_exist(agent: str, path: str) -> None:
 
 
 def test_no_other_service_host_or_name_is_reached(agent: str, stack: StackUnderTest) -> None:
-    targets = ["http://mlflow:5000/health", "http://object-store:9000/minio/health/ready", "http://demo-model:8000/healthz"]
+    targets = [
+        "http://mlflow:5000/health",
+        "http://object-store:9000/minio/health/ready",
+        "http://demo-model:8000/healthz",
+    ]
     for service in ("mlflow", "postgres", "object-store", "demo-model"):
         networks = stack.inspect(service)["NetworkSettings"]["Networks"]
         port = {"mlflow": 5000, "postgres": 5432, "object-store": 9000, "demo-model": 8000}[service]
@@ -87,7 +106,9 @@ def test_no_other_service_host_or_name_is_reached(agent: str, stack: StackUnderT
 def test_the_container_knows_no_secret(agent: str, stack: StackUnderTest) -> None:
     environment = subprocess.run(
         ["docker", "exec", agent, "env"], capture_output=True, text=True, check=True
-    ).stdout + json.dumps(subprocess.run(["docker", "inspect", agent], capture_output=True, text=True, check=True).stdout)
+    ).stdout + json.dumps(
+        subprocess.run(["docker", "inspect", agent], capture_output=True, text=True, check=True).stdout
+    )
     for secret in (stack.agent_key, stack.password):
         assert secret not in environment
 

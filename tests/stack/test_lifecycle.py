@@ -11,9 +11,13 @@ SECRETS = "cat /run/secrets/* | sha256sum"
 def test_a_second_up_changes_nothing(stack: StackUnderTest) -> None:
     def state() -> dict[str, object]:
         return {
-            "containers": {name: id_ for name, id_ in stack.containers(every=False).items()},
-            "started": {name: stack.inspect(name)["State"]["StartedAt"] for name in ("mlflow", "postgres", "gate")},
-            "secrets": [stack.execute(name, "bash", "-c", SECRETS).stdout for name in ("mlflow", "postgres", "gate")],
+            "containers": stack.containers(every=False),
+            "started": {
+                name: stack.inspect(name)["State"]["StartedAt"] for name in ("mlflow", "postgres", "gate")
+            },
+            "secrets": [
+                stack.execute(name, "bash", "-c", SECRETS).stdout for name in ("mlflow", "postgres", "gate")
+            ],
             "endpoints": stack.api("GET", "/api/3.0/mlflow/gateway/endpoints/list"),
             "scorers": stack.api("GET", f"/api/3.0/mlflow/scorers/list?experiment_id={stack.experiment_id}"),
         }
@@ -25,7 +29,9 @@ def test_a_second_up_changes_nothing(stack: StackUnderTest) -> None:
 
 def test_secrets_of_the_shell_alone_stop_the_start(stack: StackUnderTest) -> None:
     """Compose sees the key, the settings file does not hold it: the demo model must not answer in its place."""
-    done = stack.compose("run", "--rm", "--no-TTY", "secrets", check=False, variables={"OPENAI_API_KEY": "sk-canary-1"})
+    done = stack.compose(
+        "run", "--rm", "--no-TTY", "secrets", check=False, variables={"OPENAI_API_KEY": "sk-canary-1"}
+    )
     assert done.returncode == 1
     assert "OPENAI_API_KEY" in done.stderr
     assert "PADDOCK_ENV_FILE=.env" in done.stderr
@@ -49,11 +55,13 @@ def test_provider_keys_reach_the_gateways_set_up_alone(
     settings.write_text(f"# a comment with OPENAI_API_KEY=no\n{line}\n")
     settings.chmod(0o600)
     own = StackUnderTest(
-        context=str(ROOT), project=f"{new_project()}-keys", env=stack.env | {"PADDOCK_ENV_FILE": str(settings)}
+        context=str(ROOT),
+        project=f"{new_project()}-keys",
+        env=stack.env | {"PADDOCK_ENV_FILE": str(settings)},
     )
     try:
         own.compose("run", "--rm", "--no-TTY", "secrets")
-        find = "grep -rl --fixed-strings -- \"$0\" /out | sort; cat /out/mlflow-setup/openai_api_key"
+        find = 'grep -rl --fixed-strings -- "$0" /out | sort; cat /out/mlflow-setup/openai_api_key'
         told = own.compose(
             "run", "--rm", "--no-TTY", "--entrypoint", "bash", "secrets", "-c", find, expected
         ).stdout

@@ -73,7 +73,9 @@ def test_databases_by_parts_and_by_url(secrets: Path, monkeypatch: pytest.Monkey
     assert load().tracking_database == "postgresql+psycopg2://u:p@elsewhere:5433/db"
 
 
-def test_private_upstreams_are_the_named_hosts_at_the_named_ports(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_private_upstreams_are_the_named_hosts_at_the_named_ports(
+    secrets: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("DEMO_MODEL_URL", "http://demo-model:8000/v1")
     monkeypatch.setenv("LLM_BASE_URL", "https://LLM.lan/v1")
     assert load().private_upstreams == {("demo-model", 8000), ("llm.lan", 443)}
