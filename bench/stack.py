@@ -84,13 +84,7 @@ class Project:
     def containers(self) -> dict[str, str]:
         """Service → container id, of what runs."""
         rows = subprocess.run(
-            [
-                "docker",
-                "ps",
-                "--filter",
-                f"label=com.docker.compose.project={self.variables['COMPOSE_PROJECT_NAME']}",
-            ]
-            + ["--format", '{{.ID}} {{.Label "com.docker.compose.service"}}'],
+            ["docker", "ps", "--filter", f"label=com.docker.compose.project={self.variables['COMPOSE_PROJECT_NAME']}", "--format", '{{.ID}} {{.Label "com.docker.compose.service"}}'],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
