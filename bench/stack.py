@@ -83,8 +83,10 @@ class Project:
 
     def containers(self) -> dict[str, str]:
         """Service → container id, of what runs."""
+        project = f"label=com.docker.compose.project={self.variables['COMPOSE_PROJECT_NAME']}"
+        shown = '{{.ID}} {{.Label "com.docker.compose.service"}}'
         rows = subprocess.run(
-            ["docker", "ps", "--filter", f"label=com.docker.compose.project={self.variables['COMPOSE_PROJECT_NAME']}", "--format", '{{.ID}} {{.Label "com.docker.compose.service"}}'],
+            ["docker", "ps", "--filter", project, "--format", shown],
             stdout=subprocess.PIPE,
             text=True,
             check=True,
