@@ -196,7 +196,7 @@ class ComposeStack:
                 [*command, service, *request.arguments("/workspace", "/state", f"/state/{MCP_FILE}")]
             ),
             cwd=self._where.root,
-            env=self._variables() | {"AGENT_UID": str(uid), "AGENT_GID": str(gid)},
+            env=self._variables() | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -519,6 +519,13 @@ class BuildSteps:
         identity, _, rest = line.partition(" ")
         text = self._begun.pop(identity, "")
         return "" if rest.startswith("CACHED") else text
+
+
+def _umask() -> str:
+    """The caller's umask in octal, as `022`; the only way to read it is to set it."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return f"{mask:03o}"
 
 
 def _json_lines(text: str) -> list[dict[str, str]]:
