@@ -18,7 +18,18 @@ def build(service: str) -> float:
     """Wall-clock seconds of an uncached build. Cache mounts (package downloads) are kept, as on any second build."""
     start = time.monotonic()
     subprocess.run(
-        ["docker", "compose", "--profile", "agent", "build", "--no-cache", "--quiet", service],
+        [
+            "docker",
+            "compose",
+            "--project-name",
+            "paddock",
+            "--profile",
+            "agent",
+            "build",
+            "--no-cache",
+            "--quiet",
+            service,
+        ],
         cwd=ROOT,
         check=True,
     )

@@ -205,7 +205,8 @@ class EndToEnd:
         assert answer.document["judges"]["correctness"]["rationale"]
 
     @pytest.fixture(scope="class")
-    def finished(self, product: Product, tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    @classmethod
+    def finished(cls, product: Product, tmp_path_factory: pytest.TempPathFactory) -> Finished:
         """One run for the tests that only look at one; its workspace has a blank in its path."""
         folder = tmp_path_factory.mktemp("finished") / "my project"
         folder.mkdir()

@@ -23,6 +23,7 @@ from paddock_cli.settings import (
 from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
 
 ADMIN = "admin"
+PROJECT = "paddock"
 CORE_SERVICES = ("postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "demo-model")
 RUN_LABEL = "paddock.run_id"
 AGENT_GRACE_SECONDS = 45
@@ -250,7 +251,10 @@ class ComposeStack:
     def _build(self, step: console.Step, *services: str) -> None:
         log = self._where.logs / "build.log"
         process = subprocess.Popen(
-            self._command(["--profile", "agent", "--progress", "plain", "build", *services]),
+            # Under one project's name: Compose labels images with it, and another label would make another image.
+            self._command(
+                ["--project-name", PROJECT, "--profile", "agent", "--progress", "plain", "build", *services]
+            ),
             env=self._variables(),
             cwd=self._where.root,
             stdout=subprocess.PIPE,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cases import TASK, EndToEnd, Product
+from cases import TASK, EndToEnd, Product, eventually
 from stack_under_test import StackUnderTest
 
 
@@ -50,7 +50,10 @@ def test_a_provider_that_is_down_ends_as_unavailable_with_a_trace(
     try:
         answer = product.paddock("run", TASK, "--workspace", str(tmp_path), "--judge-timeout", "0", "--json")
     finally:
-        stack.compose("up", "--detach", "--wait", "--no-deps", "demo-model")
+        stack.compose("start", "demo-model")
+        eventually(
+            lambda: stack.inspect("demo-model")["State"]["Health"]["Status"] == "healthy", 60, "a demo model"
+        )
 
     assert answer.code == 8, answer.err
     assert answer.document["run"]["outcome"] == "provider_unavailable"

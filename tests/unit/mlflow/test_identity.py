@@ -79,8 +79,8 @@ def test_a_password_opens_flask_and_fastapi(server: Any, experiment: str) -> Non
 
 def test_the_agents_key_opens_traces_and_the_gateway_alone(server: Any, granted: str) -> None:
     assert send_traces(server, granted, f"Bearer {AGENT_KEY}").status_code == 200
-    # Known, though not granted: this endpoint is not the agent's.
-    assert status(server, GATEWAY, authorization=f"Bearer {AGENT_KEY}") == 403
+    # Known, though not granted: to the agent this endpoint does not exist.
+    assert status(server, GATEWAY, authorization=f"Bearer {AGENT_KEY}") == 404
     for route in (
         SEARCH,
         ("GET", "/api/2.0/mlflow/users/get?username=admin", {}),
