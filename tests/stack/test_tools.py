@@ -1,12 +1,13 @@
 """Tools that need more than a workspace, in the agent's own containers: a browser, and MCP servers of both kinds."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cases import Product
+from cases import Product, eventually
 from stack_under_test import StackUnderTest
 
 MCP_SERVER = '''
@@ -39,10 +40,21 @@ def outside_world(stack: StackUnderTest, workspace: Path) -> Iterator[str]:
     """A container beside the agent's that plays a server elsewhere; its name."""
     name = f"{stack.project}-elsewhere"
 
-    def serve(*command: str) -> None:
-        stack.agent("exec", *command, workspace=workspace, options=("--detach", "--name", name))
+    stack.agent(
+        *["exec", "bash", "-c", "python3 -m http.server 8080 & exec python sums.py streamable-http"],
+        workspace=workspace,
+        options=("--detach", "--name", name),
+        # pytest's folders are closed to other users.
+        variables={"AGENT_UID": str(os.getuid()), "AGENT_GID": str(os.getgid())},
+    )
 
-    serve("bash", "-c", "python3 -m http.server 8080 & python sums.py streamable-http")
+    def listens() -> bool:
+        ports = "curl -s -o /dev/null localhost:8080 && curl -s -o /dev/null localhost:8000/mcp"
+        return not subprocess.run(
+            ["docker", "exec", name, "bash", "-c", ports], capture_output=True
+        ).returncode
+
+    eventually(listens, 60, "a page and an MCP server")
     yield name
     subprocess.run(["docker", "rm", "--force", name], capture_output=True, check=True)
 

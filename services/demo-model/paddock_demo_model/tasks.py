@@ -461,7 +461,7 @@ def arguments_for(conversation: Conversation, name: str, words: str) -> tuple[di
     given = _json_object(words)
     if given is None:
         given = {}
-        pair = re.compile(r"\b(\w+)\s*(?:=|:)\s*(\"[^\"]*\"|'[^']*'|`[^`]*`|[^\s,;]+)")
+        pair = re.compile(r"\b(\w+)\s*(?:=|:)\s*(\"[^\"]*\"|'[^']*'|`[^`]*`|[^\s,;]*[^\s,;.])")
         for key, value in pair.findall(words):
             if key in properties:
                 given[key] = _typed(value.strip("\"'`"), properties[key])

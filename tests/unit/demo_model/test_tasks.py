@@ -191,6 +191,16 @@ def test_an_mcp_tool_is_called_by_its_name(workbench: Make, words: str, argument
     assert "It answered:\n\n5" in closing
 
 
+def test_the_full_stop_of_a_sentence_is_no_part_of_a_number(workbench: Make) -> None:
+    bench = workbench()
+    whole = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
+    bench.add_tool("add_numbers", whole, "5")
+
+    bench.run("Call the MCP tool `add_numbers` with a=2, b=3.")
+
+    assert {key: bench.calls[0][1][key] for key in "ab"} == {"a": 2, "b": 3}
+
+
 def test_a_tool_without_its_arguments_is_not_called(workbench: Make) -> None:
     bench = workbench()
     bench.add_tool("add_numbers", ADD, "5")
