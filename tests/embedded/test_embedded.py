@@ -103,7 +103,12 @@ def test_it_listens_on_loopback_only(product: Product) -> None:
 
 def test_a_provider_key_is_in_no_process_environment(tmp_path: Path, product: Product) -> None:
     """A stack of its own: the key changes which model serves."""
-    env = product.env | {"PADDOCK_STATE_DIR": str(tmp_path / "state"), "OPENAI_API_KEY": "sk-canary-7f3a"}
+    env = product.env | {
+        "PADDOCK_STATE_DIR": str(tmp_path / "state"),
+        "OPENAI_API_KEY": "sk-canary-7f3a",
+        # Once its stack is gone, commands mean Compose: not the stack that the user may run there.
+        "COMPOSE_PROJECT_NAME": "pdktest-none",
+    }
     own = Product("embedded", env, model_url="")
     try:
         answer = own.paddock("up", "--embedded", "--json")

@@ -21,7 +21,8 @@ def told(name, default=''):
 
 if arguments[0] == 'compose':
     rest = after('--env-file')[1:]
-    rest = [word for word in rest if word not in ('--profile', 'agent', '*', '--progress', 'plain')]
+    options = ('--project-name', 'paddock', '--profile', 'agent', '*', '--progress', 'plain')
+    rest = [word for word in rest if word not in options]
     command = rest[0]
     if command == 'config':
         print('paddock/mlflow:1' if '--images' in rest else json.dumps({'name': 'proj'}))
