@@ -53,6 +53,8 @@ def main() -> None:
     for service in IMAGES:
         took = seconds(build(service)) if "--build" in sys.argv else ""
         rows.append([service, f"{size(service) / 1e6:.0f} MB", *([took] if took else [])])
+        if took:
+            print(*rows[-1], file=sys.stderr, flush=True)
     table("Images", ["image", "size", *(["built in"] if "--build" in sys.argv else [])], rows)
 
 
