@@ -16,11 +16,14 @@ IMAGES = ("secrets", "postgres", "object-store", "mlflow", "gate", "demo-model",
 
 def build(service: str) -> float:
     """Wall-clock seconds of an uncached build. Cache mounts (package downloads) are kept, as on any second build."""
+    # What `./paddock up` found on this machine: mirrors, CA bundle, MTU.
+    found = ROOT / ".paddock" / "compose.env"
     start = time.monotonic()
     subprocess.run(
         [
             "docker",
             "compose",
+            *(["--env-file", str(found)] if found.exists() else []),
             "--project-name",
             "paddock",
             "--profile",
