@@ -34,6 +34,10 @@ class Usage:
     cache_read: int = 0
     cache_write: int = 0
     reasoning: int = 0
+    cache_write_1h: int = 0
+    """Of `cache_write`, what was written for an hour rather than five minutes, at another price (Anthropic)."""
+    service_tier: str = ""
+    """As the response names it (`priority`, `flex`, `batch`), at another price; empty where it does not."""
 
 
 @dataclass(frozen=True)

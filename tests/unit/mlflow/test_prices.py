@@ -54,9 +54,56 @@ def test_an_entry_of_ours_goes_over_mlflows(tmp_path: Path) -> None:
 def test_a_bad_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "openai.json").write_text(content)
     with pytest.raises(
-        SettingsError, match=r"expected .*openai\.json to be a price catalogue .* found at .*; compare"
+        SettingsError,
+        match=r"expected .*openai\.json to be (JSON|a price catalogue .*), found at .*; (compare|mend)",
     ):
         write_catalog(tmp_path / "out", tmp_path)
+
+
+def test_free_is_a_price(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "ollama.json").write_text('{"models": {"m": {"mode": "chat", "pricing": "free"}}}')
+    write_catalog(tmp_path / "out", own)
+    pricing = json.loads((tmp_path / "out" / "ollama.json").read_text())["models"]["m"]["pricing"]
+    assert pricing == {"input_per_million_tokens": 0.0, "output_per_million_tokens": 0.0}
+
+
+def test_declared_prices_go_over_both_and_leave_the_rest(tmp_path: Path) -> None:
+    pricing = {
+        "input_per_million_tokens": 7,
+        "output_per_million_tokens": 8,
+        "reasoning_per_million_tokens": 9,
+    }
+    write_catalog(tmp_path, extra={"openai": {"gpt-4o-mini": pricing, "mine": "free"}, "new": {"m": "free"}})
+    models = json.loads((tmp_path / "openai.json").read_text())["models"]
+    assert models["gpt-4o-mini"]["pricing"] == pricing
+    assert models["gpt-4o-mini"]["context_window"]["max_output"] == 16384
+    assert "demo" in models and "gpt-4o" in models
+    assert json.loads((tmp_path / "new.json").read_text())["models"].keys() == {"m"}
+
+
+@pytest.mark.parametrize(
+    ("extra", "found"),
+    [
+        (
+            {"openai": {"m": "gratis"}},
+            r"price of openai/m .* found at pricing: .*expected \"free\".*'gratis'",
+        ),
+        (
+            {"openai": {"m": {"input_per_million_tokens": 1}}},
+            r"openai/m .*output_per_million_tokens: Field required",
+        ),
+        (
+            {"openai": {"m": {"input_per_million_tokens": -1, "output_per_million_tokens": 1}}},
+            r"pricing.input_per_million_tokens: .*greater than or equal to 0",
+        ),
+        ({"../openai": {"m": "free"}}, r"expected a provider .* found '../openai'"),
+    ],
+)
+def test_a_bad_declared_price_is_named(tmp_path: Path, extra: Any, found: str) -> None:
+    with pytest.raises(SettingsError, match=found):
+        write_catalog(tmp_path, extra=extra)
 
 
 def test_every_file_of_ours_is_one_that_mlflow_knows_as_a_provider() -> None:
