@@ -125,7 +125,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Settlement:
-    """What an admitted call came to. `record` is what the usage trace is made from, None where the endpoint is untracked."""
+    """What an admitted call came to. `record` becomes the usage trace; None where the endpoint is untracked."""
 
     call_id: str
     outcome: Outcome

@@ -16,6 +16,7 @@ sys.path[:0] = [str(ROOT / "mlflow"), str(Path(__file__).parent)]
 
 from identities import ADMIN, SECRETS  # noqa: E402
 from otlp_recordings import Recording  # noqa: E402
+from postgres import postgres_server, postgres_url, sqlite_template, sqlite_url  # noqa: E402, F401
 
 
 @dataclass
