@@ -2,7 +2,7 @@
 
 DemoModelError
 ├── ConfigurationError     a setting or a scenario file is wrong; the process does not start
-└── RequestError           an answer with a 4xx or 5xx status in OpenAI's error shape
+└── RequestError           an answer with a 4xx or 5xx status, in the error shape of the API that was called
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ class ConfigurationError(DemoModelError):
 
 
 class RequestError(DemoModelError):
-    """A refusal, sent as ``{"error": {"message", "type", "param", "code"}}`` with ``status``."""
+    """A refusal, sent with ``status``. On OpenAI's API it is ``{"error": {"message", "type", "param", "code"}}``."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -19,18 +19,20 @@ CALL_ID_PREFIX = "call_demo_"
 _PIECE_CHARACTERS = 400
 
 
-class _Lenient(BaseModel):
+class Lenient(BaseModel):
+    """A part of a request: fields that are not named here are accepted and ignored."""
+
     model_config = ConfigDict(extra="allow")
 
 
-class FunctionCall(_Lenient):
+class FunctionCall(Lenient):
     """A tool's name and its arguments as a JSON text."""
 
     name: str
     arguments: str = "{}"
 
 
-class ToolCall(_Lenient):
+class ToolCall(Lenient):
     """One tool call of an assistant message."""
 
     id: str = ""
@@ -38,7 +40,7 @@ class ToolCall(_Lenient):
     function: FunctionCall
 
 
-class Message(_Lenient):
+class Message(Lenient):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
@@ -62,7 +64,7 @@ class Message(_Lenient):
         return self.text()
 
 
-class FunctionDefinition(_Lenient):
+class FunctionDefinition(Lenient):
     """What a tool is called and takes (JSON schema)."""
 
     name: str
@@ -70,20 +72,20 @@ class FunctionDefinition(_Lenient):
     parameters: dict[str, Any] | None = None
 
 
-class Tool(_Lenient):
+class Tool(Lenient):
     """A tool offered to the model."""
 
     type: str = "function"
     function: FunctionDefinition
 
 
-class StreamOptions(_Lenient):
+class StreamOptions(Lenient):
     """Options of a streamed answer."""
 
     include_usage: bool | None = None
 
 
-class ChatRequest(_Lenient):
+class ChatRequest(Lenient):
     """Body of POST /v1/chat/completions."""
 
     model: str = Field(min_length=1)
@@ -125,16 +127,19 @@ class ChatRequest(_Lenient):
 
 
 def parse_request(body: bytes) -> ChatRequest:
-    """Read a request body. Raises RequestError 400 in OpenAI's shape."""
+    """Read a request body. Raises RequestError 400."""
+    return validated(ChatRequest, body, "a chat completions request")
+
+
+def validated[M: BaseModel](kind: type[M], body: bytes, name: str) -> M:
+    """Read a body as a model. Raises RequestError 400 that names the first wrong field."""
     try:
-        return ChatRequest.model_validate_json(body)
+        return kind.model_validate_json(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         where = ".".join(str(part) for part in first["loc"]) or None
         at = f" at {where}" if where else ""
-        raise RequestError(
-            400, f"Expected a chat completions request, found{at}: {first['msg']}", param=where
-        ) from error
+        raise RequestError(400, f"Expected {name}, found{at}: {first['msg']}", param=where) from error
 
 
 @dataclass(frozen=True)
@@ -164,42 +169,56 @@ class Usage:
     """Token counts of one call."""
 
     prompt: int
+    """All of the prompt, cached and cache-writing tokens included."""
     completion: int
+    """All that was generated, reasoning included."""
     cached: int
+    cache_write: int = 0
+    reasoning: int = 0
 
     def body(self) -> dict[str, Any]:
-        """OpenAI's usage object."""
+        """OpenAI's usage object; `cache_write_tokens`, which OpenAI does not charge, stands in it where it is not 0."""
+        written = {"cache_write_tokens": self.cache_write} if self.cache_write else {}
         return {
             "prompt_tokens": self.prompt,
             "completion_tokens": self.completion,
             "total_tokens": self.prompt + self.completion,
-            "prompt_tokens_details": {"cached_tokens": self.cached, "audio_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": 0, "audio_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": self.cached, "audio_tokens": 0, **written},
+            "completion_tokens_details": {"reasoning_tokens": self.reasoning, "audio_tokens": 0},
         }
 
 
-class Completion:
-    """One answer, ready to be rendered whole or in pieces."""
+class Answer(Protocol):
+    """An answer in the words of one API."""
 
-    def __init__(self, request: ChatRequest, reply: Reply, usage: Usage) -> None:
+    def body(self) -> dict[str, Any]:
+        """The whole answer."""
+
+    def events(self) -> Iterator[bytes]:
+        """The answer as server-sent events, with the stream's end."""
+
+
+class Completion:
+    """One answer, ready to be rendered whole or in pieces. Without `usage` it tells no token counts."""
+
+    def __init__(self, request: ChatRequest, reply: Reply, usage: Usage | None) -> None:
         self._reply = reply
         self._usage = usage
         self._model = request.model
         self._created = int(time.time())
-        # The same request gets the same ids, so that a recorded run can be compared with a repeated one.
-        self._seed = f"{request.conversation_key()}:{len(request.messages)}"
-        self._id = f"chatcmpl-{hashlib.sha256(self._seed.encode()).hexdigest()[:24]}"
+        self._id = answer_id(request, "chatcmpl-")
+        self._call_ids = call_ids(request, reply)
         options = request.stream_options
-        self._stream_usage = bool(options and options.include_usage)
+        self._stream_usage = bool(options and options.include_usage and usage)
 
     def _tool_calls(self) -> list[dict[str, Any]]:
         return [
             {
-                "id": CALL_ID_PREFIX + hashlib.sha256(f"{self._seed}:{index}".encode()).hexdigest()[:20],
+                "id": call_id,
                 "type": "function",
                 "function": {"name": call.name, "arguments": call.arguments_text()},
             }
-            for index, call in enumerate(self._reply.calls)
+            for call_id, call in zip(self._call_ids, self._reply.calls, strict=True)
         ]
 
     def _finish_reason(self) -> str:
@@ -219,21 +238,27 @@ class Completion:
             "created": self._created,
             "model": self._model,
             "choices": [choice],
-            "usage": self._usage.body(),
+            **({"usage": self._usage.body()} if self._usage else {}),
         }
+
+    def events(self) -> Iterator[bytes]:
+        """The stream, with its end."""
+        for chunk in self.chunks():
+            yield event(chunk)
+        yield event("[DONE]")
 
     def chunks(self) -> Iterator[dict[str, Any]]:
         """The ``chat.completion.chunk`` objects; the last one has the usage, if the request asked for it."""
         yield self._chunk({"role": "assistant", "content": ""})
-        for piece in _pieces(self._reply.text):
+        for piece in pieces(self._reply.text):
             yield self._chunk({"content": piece})
         for index, call in enumerate(self._tool_calls()):
             function = {"name": call["function"]["name"], "arguments": ""}
             yield self._chunk({"tool_calls": [{**call, "index": index, "function": function}]})
-            for piece in _pieces(call["function"]["arguments"]):
+            for piece in pieces(call["function"]["arguments"]):
                 yield self._chunk({"tool_calls": [{"index": index, "function": {"arguments": piece}}]})
         yield self._chunk({}, finish_reason=self._finish_reason())
-        if self._stream_usage:
+        if self._stream_usage and self._usage:
             yield {**self._chunk({}), "choices": [], "usage": self._usage.body()}
 
     def _chunk(self, delta: dict[str, Any], finish_reason: str | None = None) -> dict[str, Any]:
@@ -255,7 +280,31 @@ def event(data: dict[str, Any] | str) -> bytes:
     return f"data: {text}\n\n".encode()
 
 
-def _pieces(text: str) -> Iterator[str]:
+def named_event(data: dict[str, Any]) -> bytes:
+    """One server-sent event that carries its type as its name too, as Anthropic and OpenAI's Responses API send it."""
+    return f"event: {data['type']}\n".encode() + event(data)
+
+
+def answer_id(request: ChatRequest, prefix: str) -> str:
+    """The same request gets the same ids, so that a recorded run can be compared with a repeated one."""
+    return prefix + hashlib.sha256(_seed(request).encode()).hexdigest()[:24]
+
+
+def call_ids(request: ChatRequest, reply: Reply) -> list[str]:
+    """An id for each tool call of an answer."""
+    seed = _seed(request)
+    return [
+        CALL_ID_PREFIX + hashlib.sha256(f"{seed}:{index}".encode()).hexdigest()[:20]
+        for index in range(len(reply.calls))
+    ]
+
+
+def _seed(request: ChatRequest) -> str:
+    return f"{request.conversation_key()}:{len(request.messages)}"
+
+
+def pieces(text: str) -> Iterator[str]:
+    """A text in the pieces that a stream sends it in."""
     size = max(_PIECE_CHARACTERS, len(text) // 200)
     for start in range(0, len(text), size):
         yield text[start : start + size]

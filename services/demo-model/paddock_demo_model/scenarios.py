@@ -14,10 +14,15 @@ a step has failed.
         repeat: 3                                      # or: forever
       - tool_calls: [{name: finish, arguments: {message: done}}]
 
-A step may also have ``delay_seconds``, ``reset: true`` (the connection is reset), ``malformed: body`` or
-``malformed: arguments`` (JSON that is cut off), and ``huge_mib`` (so many MiB of text are added to the reply). In
-``fail``, ``retry_after_seconds`` sets the header, ``message``, ``type`` and ``code`` fill OpenAI's error object, and
-``body`` replaces it. After the last step the model says that the scenario is over.
+A step may also have ``delay_seconds`` (before the headers), ``reset: true`` (the connection is reset instead of an
+answer), ``close: true`` (it is closed), ``reset_after_events: 2`` (it is reset after so many events of a stream; 0 is
+after the headers; an answer in one piece is cut in its middle), ``malformed: body`` or ``malformed: arguments`` (JSON
+that is cut off), and ``huge_mib`` (so many MiB of text are added to the reply). ``usage: none`` leaves the token counts
+out, ``usage: {input: 1000, output: 50, cache_read: 400, cache_write: 0, reasoning: 20}`` sets them. In ``fail``,
+``retry_after_seconds`` sets the header, ``message``, ``type`` and ``code`` fill the API's error object, and ``body``
+replaces it. After the last step the model says that the scenario is over.
+
+``answers_to: [gpt-4o-mini]`` lets a scenario answer as models of these names too, which have a price.
 """
 
 from collections import OrderedDict
@@ -27,16 +32,14 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from paddock_demo_model.errors import ConfigurationError, RequestError, error_body
-from paddock_demo_model.protocol import Call, ChatRequest, Reply
+from paddock_demo_model.errors import ConfigurationError, RequestError
+from paddock_demo_model.protocol import Call, ChatRequest, Reply, Usage
 
 PREFIX = "scenario/"
 OVER = "The scenario has no further step."
 _MAX_DELAY_SECONDS = 3600
 _MAX_HUGE_MIB = 64
 _FILLER = "The demo model fills its answer up to the size that the scenario asks for. "
-_ERROR_TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error",
-                404: "not_found_error", 429: "rate_limit_error"}  # fmt: skip
 
 
 class _Strict(BaseModel):
@@ -64,9 +67,27 @@ class Failure(_Strict):
     def response(self) -> "FailedAnswer":
         """The answer to send."""
         headers = {} if self.retry_after_seconds is None else {"Retry-After": str(self.retry_after_seconds)}
-        kind = self.type or _ERROR_TYPES.get(self.status, "server_error")
-        body = error_body(self.message, error_type=kind, code=self.code) if self.body is None else self.body
-        return FailedAnswer(self.status, body, headers)
+        return FailedAnswer(self, headers)
+
+
+class Counts(_Strict):
+    """Token counts that a step tells, whatever was said. `input` and `output` count all, cached and reasoning too."""
+
+    input: int = Field(default=0, ge=0)
+    output: int = Field(default=0, ge=0)
+    cache_read: int = Field(default=0, ge=0)
+    cache_write: int = Field(default=0, ge=0)
+    reasoning: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "Counts":
+        if self.cache_read + self.cache_write > self.input or self.reasoning > self.output:
+            raise ValueError("cache_read and cache_write are parts of input, reasoning is a part of output")
+        return self
+
+    def usage(self) -> Usage:
+        """As the answers write it."""
+        return Usage(self.input, self.output, self.cache_read, self.cache_write, self.reasoning)
 
 
 class Step(_Strict):
@@ -78,6 +99,9 @@ class Step(_Strict):
     fail: Failure | None = None
     delay_seconds: float = Field(default=0, ge=0, le=_MAX_DELAY_SECONDS)
     reset: bool = False
+    close: bool = False
+    reset_after_events: int | None = Field(default=None, ge=0)
+    usage: Counts | Literal["none"] | None = None
     malformed: Literal["body", "arguments"] | None = None
     huge_mib: float = Field(default=0, ge=0, le=_MAX_HUGE_MIB)
 
@@ -89,11 +113,12 @@ class Step(_Strict):
             or self.tool_calls
             or self.huge_mib
             or self.reset
+            or self.close
             or fails_always
             or self.malformed == "body"
         ):
             raise ValueError(
-                "a step needs a reply, tool_calls, huge_mib, reset, malformed: body, or a fail for ever"
+                "a step needs a reply, tool_calls, huge_mib, reset, close, malformed: body, or a fail for ever"
             )
         if self.malformed == "arguments" and not self.tool_calls:
             raise ValueError("malformed: arguments needs tool_calls")
@@ -104,6 +129,7 @@ class Scenario(_Strict):
     """A scenario file."""
 
     description: str = ""
+    answers_to: list[Annotated[str, Field(min_length=1)]] = []
     steps: list[Step] = Field(min_length=1)
 
     def step_at(self, index: int) -> tuple[int, Step, int] | None:
@@ -119,19 +145,28 @@ class Scenario(_Strict):
 class FailedAnswer(Exception):
     """A step answers with an error status."""
 
-    def __init__(self, status: int, body: Any, headers: dict[str, str]) -> None:
-        super().__init__(f"the scenario answers with status {status}")
-        self.status = status
-        self.body = body
+    def __init__(self, failure: Failure, headers: dict[str, str]) -> None:
+        super().__init__(f"the scenario answers with status {failure.status}")
+        self.failure = failure
         self.headers = headers
 
 
 class Played:
     """What a step does: wait, then reset the connection or send the reply, cut off or whole."""
 
+    @classmethod
+    def of(cls, reply: Reply) -> "Played":
+        """A reply of the model's own: whole, at once."""
+        played = cls(Step(reply=OVER), 1)
+        played.reply = reply
+        return played
+
     def __init__(self, step: Step, repetition: int) -> None:
         self.delay_seconds = step.delay_seconds
         self.reset = step.reset
+        self.close = step.close
+        self.reset_after_events = step.reset_after_events
+        self.usage = step.usage
         self.cut_body = step.malformed == "body"
         text = _numbered(step.reply, repetition)
         if step.huge_mib:
@@ -148,16 +183,21 @@ class Scenarios:
 
     def __init__(self, scenarios: dict[str, Scenario], max_counters: int = 10_000) -> None:
         self._scenarios = scenarios
+        self._aliases = _aliases(scenarios)
         self._failures: OrderedDict[tuple[str, int, int], int] = OrderedDict()
         self._max_counters = max_counters
 
     def names(self) -> list[str]:
-        """Model names, ``scenario/...``, sorted."""
-        return [PREFIX + name for name in sorted(self._scenarios)]
+        """Model names, ``scenario/...``, sorted; then those that scenarios answer to as well."""
+        return [*(PREFIX + name for name in sorted(self._scenarios)), *sorted(self._aliases)]
+
+    def plays(self, model: str) -> bool:
+        """Whether a model's name means a scenario, known or not."""
+        return model.startswith(PREFIX) or model in self._aliases
 
     def play(self, request: ChatRequest) -> Played:
         """What happens to this request. Raises FailedAnswer, or RequestError 404 for an unknown scenario."""
-        name = request.model.removeprefix(PREFIX)
+        name = self._aliases.get(request.model) or request.model.removeprefix(PREFIX)
         scenario = self._scenarios.get(name)
         if scenario is None:
             known = ", ".join(self.names()) or "none (DEMO_SCENARIOS names no folder with .yaml files)"
@@ -201,6 +241,19 @@ def load_scenarios(folder: Path | None) -> Scenarios:
             "Name another one, or unset the variable."
         )
     return Scenarios({path.stem: _load(path) for path in sorted(folder.glob("*.yaml"))})
+
+
+def _aliases(scenarios: dict[str, Scenario]) -> dict[str, str]:
+    """Model name → scenario. Raises ConfigurationError for a name that two scenarios claim."""
+    found: dict[str, str] = {}
+    for name, scenario in scenarios.items():
+        for alias in scenario.answers_to:
+            if (other := found.setdefault(alias, name)) != name:
+                raise ConfigurationError(
+                    f"scenarios {other} and {name}: expected one scenario that answers to {alias}, found two. "
+                    "Take the name out of one of them."
+                )
+    return found
 
 
 def _load(path: Path) -> Scenario:

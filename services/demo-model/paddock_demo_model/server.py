@@ -1,32 +1,52 @@
-"""The HTTP server: OpenAI's chat completions and model list, health, and the record of calls."""
+"""The HTTP server: the APIs that it speaks, the model list, health, and the record of calls."""
 
 import asyncio
 import hmac
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from paddock_demo_model.agent import agent_reply
+from paddock_demo_model.dialects import CHAT, EMBEDDINGS, GEMINI, MESSAGES, RESPONSES, Asked, Dialect
 from paddock_demo_model.errors import RequestError, error_body
 from paddock_demo_model.judge import is_judging, judge_reply
-from paddock_demo_model.protocol import ChatRequest, Completion, Reply, event, parse_request
+from paddock_demo_model.protocol import Answer, ChatRequest, Reply, Usage
 from paddock_demo_model.recording import Recorder
-from paddock_demo_model.scenarios import PREFIX, FailedAnswer, Played, Scenarios
+from paddock_demo_model.scenarios import Counts, FailedAnswer, Played, Scenarios
 from paddock_demo_model.tasks import CAN
 from paddock_demo_model.tokens import PromptCache
-from paddock_demo_model.transport import RESET
+from paddock_demo_model.transport import CLOSE, RESET
 
 MODEL = "demo"
+EMBEDDING_MODEL = "demo-embedding"
 MAX_BODY_BYTES = 64 * 1024 * 1024
+RESET_DELAY_SECONDS = 0.05
+_SECRET_HEADERS = ("authorization", "x-api-key", "x-goog-api-key")
 _log = logging.getLogger(__name__)
+
+
+class _GeminiMethod(Convertor[str]):
+    """The last part of Gemini's paths, so that a model's name may hold a colon."""
+
+    regex = "generateContent|streamGenerateContent"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return value
+
+
+register_url_convertor("gemini_method", _GeminiMethod())
 
 
 class DemoModel:
@@ -48,7 +68,11 @@ class DemoModel:
         routes = [
             Route("/healthz", self._health, methods=["GET"]),
             Route("/v1/models", self._models, methods=["GET"]),
-            Route("/v1/chat/completions", self._chat, methods=["POST"]),
+            self._route("/v1/chat/completions", CHAT),
+            self._route("/v1/responses", RESPONSES),
+            self._route("/v1/embeddings", EMBEDDINGS),
+            self._route("/v1/messages", MESSAGES),
+            self._route("/v1beta/models/{model:path}:{method:gemini_method}", GEMINI),
         ]
         if self._recorder is not None:
             routes += [
@@ -63,7 +87,7 @@ class DemoModel:
 
     async def _models(self, request: Request) -> Response:
         self._authorize(request)
-        names = [MODEL, *self._scenarios.names()]
+        names = [MODEL, EMBEDDING_MODEL, *self._scenarios.names()]
         data = [{"id": name, "object": "model", "created": 0, "owned_by": "paddock"} for name in names]
         return JSONResponse({"object": "list", "data": data})
 
@@ -78,61 +102,75 @@ class DemoModel:
         self._scenarios.forget()
         return Response(status_code=204)
 
-    async def _chat(self, http: Request) -> Response:
+    def _route(self, path: str, dialect: Dialect) -> Route:
+        async def endpoint(http: Request) -> Response:
+            return await self._serve(http, dialect)
+
+        return Route(path, endpoint, methods=["POST"], name=dialect.name)
+
+    async def _serve(self, http: Request, dialect: Dialect) -> Response:
         started = time.monotonic()
         body = await _read(http)
         record = self._record(http, body)
-        answer: Response | None = None
+        status = 0
         try:
-            self._authorize(http)
-            request = parse_request(body)
-            answer = await self._answer(http, request)
+            self._authorize(http, dialect)
+            answer = await self._answer(http, dialect, dialect.read(http, body))
+            status = answer.status_code
         except RequestError as error:
-            answer = await _refused(http, error)
-            raise
+            status = error.status
+            answer = _refusal(error, dialect)
         finally:
-            status = answer.status_code if answer else 0
             if record is not None:
                 record["status"] = status
-            _log.info("chat %s %d bytes -> %s, %.0f ms", _model_of(body), len(body), status or "no answer",
-                      (time.monotonic() - started) * 1000)  # fmt: skip
+            _log.info("%s %s %d bytes -> %s, %.0f ms", dialect.name, _model_of(body), len(body),
+                      status or "no answer", (time.monotonic() - started) * 1000)  # fmt: skip
         return answer
 
-    async def _answer(self, http: Request, request: ChatRequest) -> Response:
-        if not request.model.startswith(PREFIX):
-            return self._completion(request, _reply(request))
+    async def _answer(self, http: Request, dialect: Dialect, asked: Asked) -> Response:
+        if not self._scenarios.plays(asked.chat.model):
+            reply = _embeddable(asked.chat) if asked.embeds else _reply(asked.chat)
+            return self._rendered(asked, Played.of(reply), None)
         try:
-            played = self._scenarios.play(request)
+            played = self._scenarios.play(asked.chat)
         except FailedAnswer as failed:
-            return JSONResponse(failed.body, status_code=failed.status, headers=failed.headers)
-        return await self._play(http, request, played)
-
-    async def _play(self, http: Request, request: ChatRequest, played: Played) -> Response:
+            one = failed.failure
+            body = one.body
+            if body is None:
+                body = dialect.error(one.status, one.message, one.type, one.code, None)
+            return JSONResponse(body, status_code=one.status, headers=failed.headers)
         await asyncio.sleep(played.delay_seconds)
-        if played.reset:
-            reset = http.scope.get("extensions", {}).get(RESET)
-            if reset is None:
-                raise RequestError(501, "This server cannot reset connections.", error_type="server_error")
-            reset()
+        if played.reset or played.close:
+            _ender(http, RESET if played.reset else CLOSE)()
             return Response(status_code=204)
-        return self._completion(request, played.reply, cut=played.cut_body)
+        end = _ender(http, RESET) if played.reset_after_events is not None else None
+        return self._rendered(asked, played, end)
 
-    def _completion(self, request: ChatRequest, reply: Reply, *, cut: bool = False) -> Response:
-        completion = Completion(request, reply, self._cache.usage(request, reply))
-        if request.stream:
-            return StreamingResponse(_stream(completion, cut=cut), media_type="text/event-stream")
-        content = json.dumps(completion.body(), ensure_ascii=False).encode()
-        return Response(content[: len(content) // 2] if cut else content, media_type="application/json")
+    def _rendered(self, asked: Asked, played: Played, reset: Callable[[], None] | None) -> Response:
+        counted: Usage | None = self._cache.usage(asked.chat, played.reply)
+        if isinstance(played.usage, Counts):
+            counted = played.usage.usage()
+        elif played.usage == "none":
+            counted = None
+        answer = asked.render(played.reply, counted)
+        if asked.chat.stream:
+            return StreamingResponse(_stream(answer, played, reset), media_type="text/event-stream")
+        content = json.dumps(answer.body(), ensure_ascii=False).encode()
+        if reset is not None:
+            return StreamingResponse(_half(content, reset), media_type="application/json")
+        return Response(
+            content[: len(content) // 2] if played.cut_body else content, media_type="application/json"
+        )
 
-    def _authorize(self, request: Request) -> None:
+    def _authorize(self, request: Request, dialect: Dialect = CHAT) -> None:
         if self._key is None:
             return
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        same = hmac.compare_digest(given.strip().encode(), self._key.encode())
-        if scheme.lower() != "bearer" or not same:
+        given = dialect.key(request)
+        if not hmac.compare_digest(given.encode(), self._key.encode()):
             raise RequestError(
                 401,
-                "Incorrect API key provided: expected `Authorization: Bearer <key>` with this server's key, found "
+                f"Incorrect API key provided: expected this server's key in the header {dialect.key_header!r}"
+                f"{' as `Bearer <key>`' if dialect.key_header == 'authorization' else ''}, found "
                 f"{'another key' if given else 'no key'}.",
                 error_type="authentication_error",
                 code="invalid_api_key",
@@ -146,21 +184,17 @@ class DemoModel:
         except ValueError:
             content = body[:2000].decode(errors="replace")
         headers = {
-            name: "(not recorded)" if name == "authorization" else value
+            name: "(not recorded)" if name in _SECRET_HEADERS else value
             for name, value in request.headers.items()
         }
-        return self._recorder.add(size=len(body), headers=headers, body=content, status=None)
+        return self._recorder.add(
+            size=len(body), path=request.url.path, headers=headers, body=content, status=None
+        )
 
 
 def _reply(request: ChatRequest) -> Reply:
     if request.model != MODEL:
-        raise RequestError(
-            404,
-            f"The model {request.model!r} does not exist here. Expected {MODEL!r} or 'scenario/<name>'; "
-            "GET /v1/models lists them.",
-            code="model_not_found",
-            param="model",
-        )
+        raise _unknown(request.model, MODEL)
     if is_judging(request):
         return judge_reply(request)
     if request.tools:
@@ -170,14 +204,47 @@ def _reply(request: ChatRequest) -> Reply:
     )
 
 
-async def _stream(completion: Completion, *, cut: bool) -> AsyncIterator[bytes]:
-    for number, chunk in enumerate(completion.chunks()):
-        data = event(chunk)
-        if cut and number == 1:
+def _embeddable(request: ChatRequest) -> Reply:
+    if request.model not in (MODEL, EMBEDDING_MODEL):
+        raise _unknown(request.model, EMBEDDING_MODEL)
+    return Reply()
+
+
+def _unknown(model: str, known: str) -> RequestError:
+    return RequestError(
+        404,
+        f"The model {model!r} does not exist here. Expected {known!r} or 'scenario/<name>'; GET /v1/models lists them.",
+        code="model_not_found",
+        param="model",
+    )
+
+
+def _ender(http: Request, how: str) -> Callable[[], None]:
+    end: Callable[[], None] | None = http.scope.get("extensions", {}).get(how)
+    if end is None:
+        raise RequestError(501, "This server cannot end connections by itself.", error_type="server_error")
+    return end
+
+
+async def _stream(answer: Answer, played: Played, reset: Callable[[], None] | None) -> AsyncIterator[bytes]:
+    number = 0
+    for number, data in enumerate(answer.events()):
+        if reset is not None and number == played.reset_after_events:
+            break
+        if played.cut_body and number == 1:
             yield data[: len(data) // 2] + b"\n\n"
             return
         yield data
-    yield event("[DONE]")
+    if reset is not None:
+        # What was sent must have been read before it: a reset discards what is on its way.
+        await asyncio.sleep(RESET_DELAY_SECONDS)
+        reset()
+
+
+async def _half(content: bytes, reset: Callable[[], None]) -> AsyncIterator[bytes]:
+    yield content[: len(content) // 2]
+    await asyncio.sleep(RESET_DELAY_SECONDS)
+    reset()
 
 
 async def _read(request: Request) -> bytes:
@@ -198,6 +265,11 @@ def _model_of(body: bytes) -> str:
         return "(no JSON object)"
 
 
+def _refusal(error: RequestError, dialect: Dialect) -> Response:
+    body = dialect.error(error.status, str(error), error.error_type, error.code, error.param)
+    return JSONResponse(body, status_code=error.status)
+
+
 async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
     return JSONResponse(error.body(), status_code=error.status)
@@ -205,7 +277,8 @@ async def _refused(_: Request, error: Exception) -> Response:
 
 async def _refused_by_framework(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    body = error_body(f"{error.detail}: see GET /v1/models and POST /v1/chat/completions.",
+    body = error_body(f"{error.detail}: see GET /v1/models, and POST on /v1/chat/completions, "
+                      "/v1/responses, /v1/embeddings, /v1/messages and /v1beta/models/<model>:generateContent.",
                       error_type="invalid_request_error")  # fmt: skip
     return JSONResponse(body, status_code=error.status_code, headers=error.headers)
 

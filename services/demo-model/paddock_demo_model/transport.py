@@ -9,20 +9,28 @@ from typing import Any
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 RESET = "paddock.reset"
+CLOSE = "paddock.close"
 
 
 class ResettableProtocol(H11Protocol):
-    """uvicorn's h11 protocol; adds ``scope["extensions"]["paddock.reset"]``, a function that resets the connection."""
+    """uvicorn's h11 protocol; adds to ``scope["extensions"]`` functions that end the connection.
+
+    ``paddock.reset`` resets it, ``paddock.close`` closes it without another word.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         inner: Callable[..., Awaitable[None]] = self.app
 
         async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-            scope.setdefault("extensions", {})[RESET] = self._reset
+            scope.setdefault("extensions", {}).update({RESET: self._reset, CLOSE: self._close})
             await inner(scope, receive, send)
 
         self.app = app
+
+    def _close(self) -> None:
+        """Close the socket: the peer sees its end (FIN)."""
+        self.transport.abort()
 
     def _reset(self) -> None:
         """Close the socket so that the peer gets a TCP RST instead of an answer."""

@@ -1,11 +1,13 @@
 """Scripted answers."""
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from sockets import served
 from starlette.testclient import TestClient
 from workbench import SCENARIOS
 
@@ -193,3 +195,63 @@ def test_a_bad_file_is_refused_with_its_place_and_a_remedy(
 def test_a_missing_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="expected a folder"):
         load_scenarios(tmp_path / "none")
+
+
+FAULTS = """
+steps:
+  - {huge_mib: 0.01, reset_after_events: %s}
+"""
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Base URL of a demo model behind a socket, whose scenarios end connections."""
+    folder = tmp_path_factory.mktemp("faults")
+    for events in (0, 1, 5):
+        (folder / f"after-{events}.yaml").write_text(FAULTS % events)
+    (folder / "close.yaml").write_text("steps: [{close: true}]")
+    with served(DemoModel(load_scenarios(folder)).app()) as url:
+        yield url
+
+
+@pytest.mark.parametrize("events", [0, 1, 5])
+def test_a_stream_is_reset_after_so_many_events(faulty: str, events: int) -> None:
+    request = {
+        "model": f"scenario/after-{events}",
+        "stream": True,
+        "messages": [{"role": "user", "content": "Hi"}],
+    }
+    seen = 0
+    with httpx.stream("POST", f"{faulty}/v1/chat/completions", json=request) as answer:
+        assert answer.status_code == 200
+        with pytest.raises(httpx.ReadError):
+            for line in answer.iter_lines():
+                seen += line.startswith("data: ")
+    assert seen == events
+
+
+def test_a_whole_answer_is_reset_in_its_middle(faulty: str) -> None:
+    request = {"model": "scenario/after-1", "messages": [{"role": "user", "content": "Hi"}]}
+    with httpx.stream("POST", f"{faulty}/v1/chat/completions", json=request) as answer:
+        assert answer.status_code == 200
+        with pytest.raises(httpx.ReadError):
+            answer.read()
+
+
+def test_a_connection_is_closed_without_an_answer(faulty: str) -> None:
+    request = {"model": "scenario/close", "messages": [{"role": "user", "content": "Hi"}]}
+    with pytest.raises(httpx.RemoteProtocolError):
+        httpx.post(f"{faulty}/v1/chat/completions", json=request)
+
+
+def test_a_models_name_belongs_to_one_scenario(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.yaml").write_text("{answers_to: [gpt-4o], steps: [{reply: Hi}]}")
+    with pytest.raises(ConfigurationError, match=r"one and two.*answers to gpt-4o"):
+        load_scenarios(tmp_path)
+
+
+def test_token_counts_must_fit(tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text("steps: [{reply: Hi, usage: {input: 1, cache_read: 2}}]")
+    with pytest.raises(ConfigurationError, match="parts of input"):
+        load_scenarios(tmp_path)
