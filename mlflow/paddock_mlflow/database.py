@@ -242,7 +242,9 @@ usage_outbox = Table(
     Column("experiment_id", String(32), nullable=False),
     Column("record", LargeBinary, nullable=False),
     Column("created_at", Moment, nullable=False),
+    Column("error", Text, nullable=True),
 )
+"""`error` says why no trace could be made of a record, which is then set aside."""
 
 config_version = Table(
     "paddock_config_version",

@@ -124,6 +124,7 @@ def upgrade() -> None:
         sa.Column("experiment_id", sa.String(32), nullable=False),
         sa.Column("record", sa.LargeBinary, nullable=False),
         sa.Column("created_at", Moment, nullable=False),
+        sa.Column("error", sa.Text),
     )
     version = op.create_table(
         "paddock_config_version",
