@@ -1,1 +1,5 @@
-"""The gateway's invocation routes: who calls, what a call may cost, which provider answers, and what it came to."""
+"""The request path of model calls: identify, admit, attempt, settle, in front of MLflow's own handlers.
+
+`middleware` is the way in. What it serves itself is in `lean`; the rest falls through to MLflow's handlers, admitted
+before and settled after (`fallthrough`).
+"""
