@@ -48,6 +48,13 @@ _FILES = {
     "togetherai": "together_ai",
     "vertex ai": "vertex_ai",
 }
+
+
+def catalog_file(provider: str) -> str:
+    """The name of the catalogue file that has a provider's prices, without `.json`."""
+    return _FILES.get(provider, provider)
+
+
 _RELEASE = re.compile(r"(?:[-@]\d{8}|-\d{4}-\d{2}-\d{2}|-latest)$")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -233,7 +240,7 @@ class Prices:
         yield from free
 
     def _in_file(self, provider: str, model: str) -> Iterator[_Model]:
-        models = self._file(_FILES.get(provider, provider)).models
+        models = self._file(catalog_file(provider)).models
         for name in _names(provider, model):
             if (entry := models.get(name)) is not None and (found := _parsed(entry)) is not None:
                 yield found
