@@ -1,0 +1,3 @@
+module paddock/bench/gateway
+
+go 1.22
