@@ -1,73 +1,66 @@
-"""What guardrails are to the gateway: asked before a call is admitted, and before its answer goes out.
+"""What the gateway asks of the guardrails (`paddock_mlflow/guardrails`), and what it is told."""
 
-`paddock_mlflow.guardrails` has them; this is the interface. `load` is called in a thread whenever an endpoint's
-configuration is read anew, so it may ask the database; what it returns is kept in memory until the next change.
-"""
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, Protocol
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from paddock_mlflow.usage import Protocol as Words
+
+type Stage = Literal["BEFORE", "AFTER"]
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What one guardrail found, for the trace. `stage` is `BEFORE` or `AFTER`, `action` `VALIDATION` or `SANITIZATION`."""
+class Check:
+    """What one guardrail found in one call. `rationale` never repeats the value that was found."""
 
     name: str
-    stage: str
-    action: str
+    stage: Stage
+    action: Literal["VALIDATION", "SANITIZATION"]
     passed: bool
-    rationale: str = ""
+    rationale: str
+
+    def record(self) -> dict[str, Any]:
+        """As the usage record holds it."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
-class Refusal:
-    """A guardrail stops the call: `message` is what the client reads, and must not repeat what was found in the text."""
+class Guarded:
+    """A body that may go on: as it came, or with what was found masked (`changed`)."""
 
-    guardrail: str
-    message: str
-    status: int = 400
-    code: str = "content_policy_violation"
-
-
-@dataclass
-class GuardedCall:
-    """A call as guardrails see it."""
-
-    endpoint_id: str
-    endpoint_name: str
-    protocol: str
-    """`openai_chat`, `openai_responses`, `openai_embeddings`, `anthropic_messages`, `gemini`, `unknown` (as in `usage`)."""
-    request: dict[str, Any]
-    """The body as parsed, `model` still in it. Not to be changed in place: return a new one."""
-    stream: bool
-    headers: Mapping[str, str]
-    """The client's, names in lower case: an internal call of a guardrail forwards `authorization` or
-    `x-mlflow-authorization`."""
-    server_url: str
-    username: str = ""
-    verdicts: list[Verdict] = field(default_factory=list)
-    """Each guardrail that ran adds its own, whatever it found."""
+    body: dict[str, Any]
+    checks: list[Check] = field(default_factory=list)
+    changed: bool = False
 
 
-class Guardrails(Protocol):
-    """The guardrails of one endpoint. Exceptions fail the call with 500: nothing passes unguarded."""
+class GuardrailStop(Exception):
+    """The call must not go on.
+
+    `status` is 400 where a guardrail found something, and 503 where one could not be run: what can't be checked does not
+    pass. `kind` is the error's type and code for clients. `loggable` is the request with every deterministic finding
+    masked, for the usage record: the body that was sent must not be written anywhere.
+    """
+
+    def __init__(
+        self, status: int, kind: str, message: str, checks: list[Check], loggable: dict[str, Any]
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+        self.checks = checks
+        self.loggable = loggable
+
+
+class Guards(Protocol):
+    """The guardrails of one endpoint, ready to run. False where it has none."""
+
+    def __bool__(self) -> bool: ...
 
     @property
-    def checks_answers(self) -> bool:
-        """Whether `after` has something to do: streams are then held back until they are complete."""
+    def after_needs_whole(self) -> bool:
+        """Whether a guardrail wants to see the whole answer: a stream then passes unchecked by it."""
 
-    async def before(self, call: GuardedCall) -> dict[str, Any] | Refusal | None:
-        """None lets the call pass, a dict replaces its body, a refusal stops it."""
+    async def before(self, words: Words, body: dict[str, Any]) -> Guarded:
+        """Check a request before any provider sees it. Raises GuardrailStop."""
 
-    async def after(self, call: GuardedCall, response: dict[str, Any]) -> dict[str, Any] | Refusal | None:
-        """The same for the answer, in the client's protocol (of a stream: put together). A replaced answer of a stream is
-        sent as one piece."""
-
-
-class LoadGuardrails(Protocol):
-    """`paddock_mlflow.guardrails.load`."""
-
-    def __call__(self, endpoint_id: str) -> Guardrails | None:
-        """The endpoint's guardrails; None where it has none. Blocking. Raises where one cannot work: its endpoint is then
-        closed with 500 rather than served unguarded."""
+    async def after(self, words: Words, request: dict[str, Any], response: dict[str, Any]) -> Guarded:
+        """Check a whole answer before the caller sees it. Raises GuardrailStop; `loggable` is then the answer, masked."""
