@@ -55,6 +55,15 @@ def setup() -> None:
     run(settings_module.load())
 
 
+@main.command("rotate-key")
+def rotate_key() -> None:
+    """Encrypt the gateway's secrets with the newest passphrase. The servers must be stopped."""
+    from paddock_mlflow.encryption import rotate as run
+
+    version, changed = run(settings_module.load())
+    click.echo(f"{changed} secret(s) are encrypted with passphrase {version} now")
+
+
 @main.command("object-store-setup")
 def object_store_setup() -> None:
     """Make the bucket and an account that is limited to it."""

@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from paddock_mlflow import prices
+from paddock_mlflow import encryption, prices
 from paddock_mlflow.settings import Settings
 
 JUDGE_JOB = "paddock_judge_trace"
@@ -28,12 +28,14 @@ def export(settings: Settings) -> None:
 
 def export_web(settings: Settings) -> None:
     """Set what the web application needs beyond `export`: users and their database, and the encryption keys."""
+    passphrase = encryption.in_force(settings)
     os.environ.update(
         {
             "MLFLOW_AUTH_CONFIG_PATH": str(_auth_config(settings)),
             "MLFLOW_AUTH_ADMIN_USERNAME": settings.admin_user,
             "MLFLOW_AUTH_ADMIN_PASSWORD": settings.secret("admin_password"),
-            "MLFLOW_CRYPTO_KEK_PASSPHRASE": settings.secret("kek_passphrase"),
+            "MLFLOW_CRYPTO_KEK_PASSPHRASE": passphrase.text,
+            "MLFLOW_CRYPTO_KEK_VERSION": str(passphrase.version),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.secret("flask_secret_key"),
             "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_allowed_hosts(settings)),
@@ -44,6 +46,7 @@ def export_web(settings: Settings) -> None:
 def common(settings: Settings) -> dict[str, str]:
     """The variables that every MLflow process of the stack shares."""
     database = settings.tracking_database
+    token = settings.optional_secret("internal_token") or secrets.token_hex(32)
     variables = {
         "MLFLOW_BACKEND_STORE_URI": database,
         "_MLFLOW_SERVER_FILE_STORE": database,
@@ -54,8 +57,8 @@ def common(settings: Settings) -> dict[str, str]:
         "_MLFLOW_SGI_NAME": "uvicorn",
         "_MLFLOW_IN_JOB_EXECUTOR": "false",
         "_MLFLOW_SERVER_BOOT_ID": uuid.uuid4().hex,
-        "_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN": settings.optional_secret("internal_token")
-        or secrets.token_hex(32),
+        "_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN": token,
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": encryption.webhook_key(token),
         "_MLFLOW_ALLOWED_JOB_NAME_LIST": JUDGE_JOB,
         "_MLFLOW_SUPPORTED_JOB_FUNCTION_LIST": _JUDGE_JOB_FUNCTION,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",

@@ -21,13 +21,15 @@ def create_app() -> object:
 
     from mlflow.server import auth
 
-    from paddock_mlflow import artifacts, gateway_errors, upstreams
+    from paddock_mlflow import admin_api, artifacts, declared_prices, gateway_errors, upstreams
     from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
 
     upstreams.allow(settings.private_upstreams)
     artifacts.register()
     app = auth.create_app()
     gateway_errors.register(app)
+    admin_api.register(app)
+    declared_prices.Watch.of_environment(settings.tracking_database).start()
     # Appended, so inside MLflow's authentication: what a stranger sends is refused before it is parsed.
     app.user_middleware.append(Middleware(IngestMiddleware))
     app.add_middleware(gateway_errors.RefusalMiddleware)

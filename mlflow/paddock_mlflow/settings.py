@@ -5,6 +5,7 @@ Nothing else in this package reads the environment.
 """
 
 import os
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import urlparse
@@ -72,6 +73,9 @@ class Settings(BaseSettings):
     coder_model: str = ""
     judge_model: str = ""
 
+    # The declared configuration of the gateway
+    gateway_config: Path = Path(__file__).resolve().parent.parent / "gateway.yaml"
+
     # Traces
     experiment: str = "agents"
     handover_dir: Path | None = None
@@ -110,9 +114,8 @@ class Settings(BaseSettings):
         """
         value: SecretStr | None = getattr(self, name)
         if value is None or not value.get_secret_value():
-            folder = os.environ.get("SECRETS_DIR", "/run/secrets")
             raise SettingsError(
-                f"expected the secret {name}, found none; put it into the file {folder}/{name}"
+                f"expected the secret {name}, found none; put it into the file {secrets_folder()}/{name}"
                 f" or into the variable {name.upper()}"
             )
         return value.get_secret_value()
@@ -138,13 +141,38 @@ class Settings(BaseSettings):
         ).render_as_string(hide_password=False)
 
 
+class Variables(Mapping[str, str]):
+    """What the declared configuration may refer to, by the names of .env: a variable, or a file of the same name in small
+    letters in the folder of secrets."""
+
+    def __getitem__(self, name: str) -> str:
+        if value := os.environ.get(name):
+            return value
+        try:
+            return (secrets_folder() / name.lower()).read_text()
+        except FileNotFoundError:
+            raise KeyError(name) from None
+
+    def __iter__(self) -> Iterator[str]:
+        files = secrets_folder().iterdir() if secrets_folder().is_dir() else ()
+        return iter({*os.environ, *(path.name.upper() for path in files if path.is_file())})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def secrets_folder() -> Path:
+    """Where secrets are, one a file."""
+    return Path(os.environ.get("SECRETS_DIR", "/run/secrets"))
+
+
 def load() -> Settings:
     """The settings of this process.
 
     Raises:
         SettingsError: a value is of the wrong kind; the text names it.
     """
-    folder = Path(os.environ.get("SECRETS_DIR", "/run/secrets"))
+    folder = secrets_folder()
     try:
         return Settings(_secrets_dir=folder if folder.is_dir() else None)  # type: ignore[call-arg]
     except ValidationError as error:
