@@ -21,7 +21,8 @@ def create_app() -> object:
 
     from mlflow.server import auth
 
-    from paddock_mlflow import admin_api, artifacts, declared_prices, gateway_errors, upstreams
+    from paddock_mlflow import admin_api, artifacts, declared_prices, upstreams
+    from paddock_mlflow.gateway import errors as gateway_errors
     from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
 
     upstreams.allow(settings.private_upstreams)
