@@ -89,7 +89,8 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
     remembered = {
         name: value
         for name in (*PROVIDER_KEYS, *PROVIDER_CHOICES)
-        if (value := shell.get(name) or ("" if name in written else earlier.get(name)))
+        # Set but empty forgets what an earlier shell told.
+        if (value := shell[name] if name in shell else ("" if name in written else earlier.get(name)))
     }
     values = remembered | values
     settings = Settings(

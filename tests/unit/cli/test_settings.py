@@ -65,6 +65,15 @@ def test_a_key_of_the_shell_is_remembered_privately_until_it_is_forgotten(where)
     assert load(where, {}).keys == {}
 
 
+def test_a_key_of_the_shell_that_is_empty_is_forgotten(where):
+    remember(where, load(where, {"OPENAI_API_KEY": "sk-1"}))
+
+    settings = load(where, {"OPENAI_API_KEY": ""})
+    assert settings.keys == {}
+    remember(where, settings)
+    assert load(where, {}).keys == {}
+
+
 def test_the_file_wins_over_what_was_remembered(where):
     remember(where, load(where, {"OPENAI_API_KEY": "sk-1"}))
     (where.root / ".env").write_text("OPENAI_API_KEY=sk-2\n")
