@@ -1,4 +1,4 @@
-"""The job process: runs what the UI's *Run judges* and the judging of new traces submit.
+"""The job process: runs what the UI's *Run judges* and the judging of new traces submit, and writes usage traces.
 
 `mlflow server` starts a launcher, a runner, and a process for periodic tasks beside the web application. Here the
 runner is a service of its own, which leaves web replicas stateless, and the periodic tasks are threads in it.
@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 
 TRACE_INTERVAL_SECONDS = 2.0
 SESSION_INTERVAL_SECONDS = 60.0
+USAGE_INTERVAL_SECONDS = 0.5
 HEARTBEAT_ENV = "HEARTBEAT_FILE"
 
 
@@ -40,6 +41,7 @@ def run(settings: Settings) -> None:
     from mlflow.server.jobs._executor_runner import _select_executor, run_executor_loop
 
     from paddock_mlflow.judging import SessionJudging, TraceJudging
+    from paddock_mlflow.usage_traces import UsageTraces
 
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -50,9 +52,13 @@ def run(settings: Settings) -> None:
     if recovered := traces.recover():
         _logger.info("%d trace(s) were claimed by a judge that stopped; judging them now", recovered)
     sessions = SessionJudging(store)
+    usage = UsageTraces(settings.tracking_database)
+    if again := usage.recover():
+        _logger.info("%d record(s) without a usage trace were set aside; trying them again", again)
     for name, tick, interval in (
         ("judge-traces", traces.tick, TRACE_INTERVAL_SECONDS),
         ("judge-sessions", sessions.tick, SESSION_INTERVAL_SECONDS),
+        ("usage-traces", usage.tick, USAGE_INTERVAL_SECONDS),
         ("archive-traces", _archival_tick(store), SESSION_INTERVAL_SECONDS),
     ):
         threading.Thread(target=_repeat, args=(name, tick, interval, stop), name=name, daemon=True).start()

@@ -57,6 +57,23 @@ PRIVATE = {
         "mlflow.store.db.utils:create_sqlalchemy_engine_with_retry",
     ],
     "server": ["mlflow.server.auth:create_app"],
+    "usage_spans": [
+        "mlflow.gateway.tracing_utils:aggregate_anthropic_messages_stream_chunks",
+        "mlflow.gateway.tracing_utils:aggregate_chat_stream_chunks",
+        "mlflow.gateway.tracing_utils:aggregate_gemini_stream_generate_content_chunks",
+        "mlflow.gateway.tracing_utils:aggregate_openai_responses_stream_chunks",
+        "mlflow.tracing.utils:_calculate_percentile",
+        "mlflow.tracing.utils.truncation:_get_truncated_preview",
+    ],
+    "usage_traces": [
+        "mlflow.store.tracking.dbmodels.models:SqlExperiment.artifact_location",
+        "mlflow.store.tracking.dbmodels.models:SqlSpan.total_cost",
+        "mlflow.store.tracking.dbmodels.models:SqlTraceInfo.total_cost",
+        "mlflow.store.tracking.dbmodels.models:SqlTraceMetadata.request_id",
+        "mlflow.store.tracking.dbmodels.models:SqlTraceTag.request_id",
+        "mlflow.store.tracking.utils.sql_trace_rollups:enqueue_rollup_rebuild_partitions",
+        "mlflow.store.tracking.utils.sql_trace_rollups:rollups_enabled",
+    ],
     "upstreams": [
         "mlflow.gateway.ssrf:_assert_public_ip",
         "mlflow.utils.validation:_validate_gateway_api_base",
