@@ -51,13 +51,23 @@ class GuardrailStop(Exception):
 
 
 class Guards(Protocol):
-    """The guardrails of one endpoint, ready to run. False where it has none."""
+    """The guardrails of one endpoint, ready to run; `paddock_mlflow.guardrails.load(endpoint_id)` makes them, in a thread
+    since it asks the database. False where the endpoint has none.
+
+    Not run for calls with the internal token (`paddock_mlflow.guardrails.judges.is_internal(headers)`): those are the
+    judges' own. A client's `X-MLflow-Guardrail-Bypass` means nothing; where a call falls through to MLflow's handler
+    after these were run, that header with the value 1 keeps MLflow from running them again.
+    """
 
     def __bool__(self) -> bool: ...
 
     @property
     def after_needs_whole(self) -> bool:
-        """Whether a guardrail wants to see the whole answer: a stream then passes unchecked by it."""
+        """Whether a guardrail wants to see the whole answer.
+
+        A streamed call is then made without a stream (`paddock_mlflow.guardrails.streams.whole_request`), and its answer
+        is sent as a stream that comes at once (`paddock_mlflow.guardrails.streams.as_stream`).
+        """
 
     async def before(self, words: Words, body: dict[str, Any]) -> Guarded:
         """Check a request before any provider sees it. Raises GuardrailStop."""
