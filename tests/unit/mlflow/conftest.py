@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT / "mlflow"), str(Path(__file__).parent)]
 from identities import ADMIN, SECRETS  # noqa: E402
 from otlp_recordings import Recording  # noqa: E402
 from postgres import postgres_server, postgres_url, sqlite_template, sqlite_url  # noqa: E402, F401
+from stock import stock, stock_provider  # noqa: E402, F401
 
 
 @dataclass
@@ -74,6 +75,8 @@ def server(settings_environment: Path) -> Iterator[Server]:
         make_endpoint(made, "coder", "demo")
         user = {"username": "agent", "password": "a-password-that-nobody-uses"}
         assert http.post("/api/2.0/mlflow/users/create", json=user, auth=ADMIN).status_code == 200
+        stack_key = {"endpoints": ["coder"], "experiments": []}
+        assert http.put("/api/3.0/paddock/keys/stack", json=stack_key, auth=ADMIN).status_code == 200
         yield made
 
 

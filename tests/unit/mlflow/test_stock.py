@@ -1,0 +1,132 @@
+"""What the released MLflow does where the plugin does something else: the gaps of docs/upstream.md, seen failing.
+
+Where one of these fails, upstream has closed a gap: take ours out, or see that both agree.
+"""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+from stock import ADMIN, CALL_USD, Stock
+from tenacity import Retrying, stop_after_delay, wait_fixed
+
+
+def test_a_bearer_key_is_a_stranger(stock: Stock) -> None:
+    """Which every OpenAI client sends."""
+    stock.endpoint("bearer")
+    answer = httpx.post(
+        f"{stock.url}/gateway/mlflow/v1/chat/completions",
+        json={"model": "bearer", "messages": []},
+        headers={"Authorization": f"Bearer {ADMIN[1]}"},
+    )
+    assert answer.status_code == 401
+    assert "json" not in answer.headers["content-type"]
+
+
+def test_a_provider_that_is_away_is_a_line_of_text(stock: Stock) -> None:
+    stock.endpoint("away", base="http://127.0.0.1:9/v1")
+    answer = stock.chat("away")
+    assert (answer.status_code, answer.text) == (500, "Internal Server Error")
+
+
+def test_an_unknown_endpoint_is_no_error_of_openais(stock: Stock) -> None:
+    assert "error" not in stock.chat("no-such-endpoint").json()
+
+
+def test_calls_at_once_pass_a_budget_together(stock: Stock) -> None:
+    """One server, one worker: it looks before the call and counts after it."""
+    stock.budget(stock.endpoint("overshot"), 2 * CALL_USD)
+    stock.provider.delay = 0.5
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(lambda _: stock.chat("overshot"), range(8)))
+    finally:
+        stock.provider.delay = 0
+    assert [answer.status_code for answer in answers] == [200] * 8
+    refused = stock.chat("overshot")
+    assert refused.status_code == 429
+    # In nobody's error shape, and without what clients need to stop or to wait.
+    assert set(refused.json()) == {"detail"}
+    assert not {"retry-after", "x-should-retry"} & {name.lower() for name in refused.headers}
+
+
+def test_a_model_without_a_price_passes_every_budget(stock: Stock) -> None:
+    stock.budget(stock.endpoint("unpriced", model="no-such-model"), 0.01)
+    assert [stock.chat("unpriced").status_code for _ in range(3)] == [200] * 3
+
+
+def test_an_untracked_endpoint_writes_traces(stock: Stock) -> None:
+    """With the prompt, into the experiment that everybody has."""
+    stock.endpoint("untracked", tracked=False)
+    assert stock.chat("untracked", "/gateway/openai/v1/chat/completions").status_code == 200
+    location = {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": "0"}}
+    for attempt in Retrying(stop=stop_after_delay(20), wait=wait_fixed(0.3), reraise=True):
+        with attempt:
+            found = stock.api("/api/3.0/mlflow/traces/search", {"locations": [location], "max_results": 10})
+            assert found.get("traces")
+
+
+def test_every_call_opens_a_connection(stock: Stock) -> None:
+    stock.endpoint("connections", tracked=False)
+    before = stock.provider.connections
+    for _ in range(4):
+        assert stock.chat("connections").status_code == 200
+    assert stock.provider.connections - before == 4
+
+
+def test_a_callers_mistake_is_sent_to_every_fallback(stock: Stock) -> None:
+    models = [stock.model("first"), stock.model("second")]
+    stock.endpoint_of("mistaken", models)
+    before = len(stock.provider.requests)
+    stock.provider.status = 400
+    try:
+        assert stock.chat("mistaken").status_code == 400
+    finally:
+        stock.provider.status = 200
+    assert len(stock.provider.requests) - before == 2
+
+
+def test_the_switch_for_private_providers_opens_every_address(stock: Stock) -> None:
+    stock.model("inside", base="http://10.1.2.3:5432")
+
+
+def test_a_body_has_no_limit(stock: Stock) -> None:
+    """33 MiB of nothing are read to their end, and then found to be no spans."""
+    answer = httpx.post(
+        f"{stock.url}/v1/traces",
+        content=bytes(33 << 20),
+        auth=ADMIN,
+        headers={"content-type": "application/x-protobuf", "x-mlflow-experiment-id": "0"},
+        timeout=60,
+    )
+    assert answer.status_code == 400
+
+
+def test_a_trace_that_has_not_ended_is_taken_for_judging(server: Any, experiment: str) -> None:
+    """Upstream asks when a trace began."""
+    from mlflow.genai.scorers.online.trace_loader import OnlineTraceLoader
+
+    open_trace = server.client.start_trace("open", experiment_id=experiment)
+    now = int(time.time() * 1000)
+    found = OnlineTraceLoader(server.store).fetch_trace_infos_in_range(
+        experiment, start_time_ms=now - 60_000, end_time_ms=now + 60_000
+    )
+    server.client.end_trace(open_trace.trace_id)
+    assert [info.trace_id for info in found] == [open_trace.trace_id]
+
+
+def test_a_price_of_our_own_is_found_with_its_provider_alone(server: Any) -> None:
+    from mlflow.tracing.utils import calculate_cost_by_model_and_token_usage
+
+    usage = {"input_tokens": 1_000_000, "output_tokens": 0}
+    assert calculate_cost_by_model_and_token_usage("demo", usage, "openai")
+    assert calculate_cost_by_model_and_token_usage("demo", usage) is None
+
+
+def test_an_s3_store_hands_out_addresses_of_its_own() -> None:
+    from mlflow.store.artifact.artifact_repo import MultipartDownloadMixin, MultipartUploadMixin
+    from mlflow.store.artifact.s3_artifact_repo import S3ArtifactRepository
+
+    assert issubclass(S3ArtifactRepository, MultipartDownloadMixin)
+    assert issubclass(S3ArtifactRepository, MultipartUploadMixin)
