@@ -116,8 +116,9 @@ def setup(settings: Settings) -> None:
     judge_endpoint = server.endpoint("judge", judge_model)
 
     server.user(settings.agent_user)
-    server.grant(settings.agent_user, "experiment", experiment_id, "EDIT")
-    server.grant(settings.agent_user, "gateway_endpoint", coder_endpoint, "USE")
+    # The stack's own key, which is the gate's identity: the server holds it, and learns here what it opens.
+    opens = {"endpoints": ["coder"], "experiments": [settings.experiment]}
+    server.call("PUT", "/api/3.0/paddock/keys/stack", json=opens)
     server.user(settings.judge_user)
     server.grant(settings.judge_user, "gateway_endpoint", judge_endpoint, "USE")
 

@@ -36,16 +36,10 @@ def send_traces(server: Any, experiment: str, authorization: str) -> Any:
 
 @pytest.fixture
 def granted(server: Any, experiment: str) -> str:
-    """An experiment that the agent may write to."""
-    grant = {
-        "username": "agent",
-        "resource_type": "experiment",
-        "resource_id": experiment,
-        "permission": "EDIT",
-    }
-    assert (
-        server.http.post("/api/3.0/mlflow/users/permissions/grant", json=grant, auth=ADMIN).status_code == 200
-    )
+    """An experiment that the stack's own key may write to."""
+    name = server.client.get_experiment(experiment).name
+    body = {"endpoints": ["coder"], "experiments": [name]}
+    assert server.http.put("/api/3.0/paddock/keys/stack", json=body, auth=ADMIN).status_code == 200
     return experiment
 
 
