@@ -1,8 +1,8 @@
 """What a model call cost, by the prices that the gateway charges it with.
 
 OpenHands calls an endpoint by its name (`coder`), and the response names the provider's model, without the provider
-(`demo`). MLflow's look-up needs both: without a provider it reads its bundled prices only, never the configured
-catalogue (mlflow/utils/providers.py, `_lookup_model_info`). The endpoint's configuration has the provider.
+(`demo`). The price look-up needs both, and the endpoint's configuration has the provider. MLflow's own look-up would
+read its bundled prices only, never the configured catalogue (mlflow/utils/providers.py, `_lookup_model_info`).
 """
 
 import threading
@@ -10,10 +10,10 @@ import time
 from dataclasses import dataclass
 
 from mlflow.server.handlers import _get_tracking_store
-from mlflow.tracing.constant import CostKey, TokenUsageKey
-from mlflow.tracing.utils import calculate_cost_by_model_and_token_usage
 
-from paddock_mlflow.translate import Price, Usage
+from paddock_mlflow.ledger.types import Usage
+from paddock_mlflow.pricing import Prices
+from paddock_mlflow.translate import Price
 
 ENDPOINTS_SECONDS = 10.0
 """How long the endpoints' models are remembered: an edited endpoint prices its calls rightly after this time."""
@@ -30,7 +30,8 @@ class Model:
 class GatewayCosts:
     """Prices model calls by the endpoint that served them, and others by the model's name alone. Safe in threads."""
 
-    def __init__(self) -> None:
+    def __init__(self, prices: Prices | None = None) -> None:
+        self._prices = prices or Prices.of_environment()
         self._lock = threading.Lock()
         self._endpoints: dict[str, list[Model]] = {}
         self._until = 0.0
@@ -44,12 +45,12 @@ class GatewayCosts:
             usage: its tokens.
         """
         for model in self._candidates(requested, responded):
-            cost = calculate_cost_by_model_and_token_usage(model.name, _usage(usage), model.provider or None)
+            cost = self._prices.cost(model.provider, model.name, usage)
             if cost is not None:
                 return Price(
-                    total=cost[CostKey.TOTAL_COST],
-                    input=cost[CostKey.INPUT_COST],
-                    output=cost[CostKey.OUTPUT_COST],
+                    total=float(cost.total),
+                    input=float(cost.input),
+                    output=float(cost.output),
                     provider=model.provider or None,
                 )
         return None
@@ -57,10 +58,11 @@ class GatewayCosts:
     def _candidates(self, requested: str, responded: str) -> list[Model]:
         served = self._models_of(requested)
         # A response may name a dated release of the model that the endpoint names, and a fallback may have served it.
+        # The endpoint's name counts first: the gateway reserves and charges by it, and it may have a price of its own.
         matching = [m for m in served if responded.startswith(m.name) or m.name.endswith(f"/{responded}")]
         matching.sort(key=lambda model: len(model.name), reverse=True)
         exact = [Model(m.provider, responded) for m in matching if m.name != responded]
-        candidates = [*exact, *matching, *(served if len(served) == 1 else [])]
+        candidates = [*matching, *exact, *(served if len(served) == 1 else [])]
         provider, separator, _ = requested.partition("/")
         if separator:
             candidates.append(Model(provider, responded))
@@ -83,13 +85,4 @@ def _read_endpoints() -> dict[str, list[Model]]:
         ]
         for endpoint in _get_tracking_store().list_gateway_endpoints()
         if endpoint.name
-    }
-
-
-def _usage(usage: Usage) -> dict[str, int]:
-    return {
-        TokenUsageKey.INPUT_TOKENS: usage.input,
-        TokenUsageKey.OUTPUT_TOKENS: usage.output,
-        TokenUsageKey.CACHE_READ_INPUT_TOKENS: usage.cache_read,
-        TokenUsageKey.CACHE_CREATION_INPUT_TOKENS: usage.cache_creation,
     }

@@ -34,6 +34,7 @@ from paddock_mlflow.conversations import (
     conversation,
     text_of,
 )
+from paddock_mlflow.ledger.types import Usage
 from paddock_mlflow.spans import SpanEditor, SpanView, parsed, view
 
 MAX_ID_CHARACTERS = 250
@@ -45,16 +46,6 @@ _OUTCOME = _TAG + "paddock.outcome"
 _OWN_METADATA = ("mlflow.", "session.id", "user.id", "openhands.", "tool_call_id")
 _OBJECT_REPR = re.compile(r"^<.* object at 0x[0-9a-f]+>$")
 _MCP_EXECUTOR = "MCPToolExecutor.call_tool"
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens of one model call. The cached ones are part of `input`, as litellm counts for every provider."""
-
-    input: int
-    output: int
-    cache_read: int = 0
-    cache_creation: int = 0
 
 
 @dataclass(frozen=True)
@@ -150,7 +141,7 @@ def _model_call(editor: SpanEditor, seen: SpanView, price_of: PriceOf, sdk_cost:
             "output_tokens": usage.output,
             "total_tokens": usage.input + usage.output,
             "cache_read_input_tokens": usage.cache_read,
-            "cache_creation_input_tokens": usage.cache_creation,
+            "cache_creation_input_tokens": usage.cache_write,
         },
     )
     price = price_of(requested, responded, usage)
@@ -246,10 +237,11 @@ def _usage(attributes: Any) -> Usage | None:
         output=made or 0,
         cache_read=tokens("gen_ai.usage.cache_read_input_tokens", "gen_ai.usage.cache_read.input_tokens")
         or 0,
-        cache_creation=tokens(
+        cache_write=tokens(
             "gen_ai.usage.cache_creation_input_tokens", "gen_ai.usage.cache_creation.input_tokens"
         )
         or 0,
+        reasoning=tokens("gen_ai.usage.reasoning_tokens", "gen_ai.usage.reasoning.output_tokens") or 0,
     )
 
 

@@ -26,7 +26,6 @@ PRIVATE = {
     "ingest": ["mlflow.server.otel_api:_convert_otlp_json_ids_to_base64"],
     "costs": [
         "mlflow.server.handlers:_get_tracking_store",
-        "mlflow.tracing.utils:calculate_cost_by_model_and_token_usage",
         "mlflow.store.tracking.sqlalchemy_store:SqlAlchemyStore.list_gateway_endpoints",
     ],
     "stored_spans": [

@@ -122,7 +122,7 @@ class TestCosts:
         return GatewayCosts()
 
     def usage(self, **tokens: int) -> Any:
-        from paddock_mlflow.translate import Usage
+        from paddock_mlflow.ledger.types import Usage
 
         return Usage(**{"input": 1_000_000, "output": 1_000_000} | tokens)
 
@@ -149,6 +149,16 @@ class TestCosts:
         models = [module.Model("openai", "gpt-4o"), module.Model("openai", "gpt-4o-mini")]
         monkeypatch.setattr(module, "_read_endpoints", lambda: {"both": models})
         assert costs.price_of("both", responded, self.usage()).total == pytest.approx(dollars)
+
+    def test_a_release_costs_what_the_gateway_charged(
+        self, costs: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import paddock_mlflow.costs as module
+
+        # The release of May 2024 is dearer in the catalogue; the gateway goes by the endpoint's name.
+        monkeypatch.setattr(module, "_read_endpoints", lambda: {"e": [module.Model("openai", "gpt-4o")]})
+        assert costs.price_of("e", "gpt-4o-2024-05-13", self.usage()).total == pytest.approx(12.5)
+        assert costs.price_of("other", "gpt-4o-2024-05-13", self.usage()).total == pytest.approx(20)
 
     def test_a_model_without_an_endpoint(self, costs: Any) -> None:
         assert costs.price_of("openai/demo", "demo", self.usage()).total == pytest.approx(0.75)

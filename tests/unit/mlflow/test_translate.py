@@ -10,8 +10,9 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from otlp_recordings import ANSWER, CASES, TASK, Recording, recording
 
 from paddock_mlflow.conversations import conversation
+from paddock_mlflow.ledger.types import Usage
 from paddock_mlflow.spans import SpanView, view
-from paddock_mlflow.translate import Price, Usage, translate
+from paddock_mlflow.translate import Price, translate
 
 
 def views(recording: Recording) -> list[SpanView]:
@@ -63,7 +64,7 @@ def test_the_price_is_asked_with_the_endpoint_and_the_bare_model() -> None:
         asked.append((requested, responded, usage))
 
     translate(recording("message").together().requests[0], nothing, note)
-    assert asked == [("coder", "demo", Usage(input=1000, output=50, cache_read=0, cache_creation=0))]
+    assert asked == [("coder", "demo", Usage(input=1000, output=50))]
 
 
 def test_the_sdks_own_cost_stands_in_for_an_unknown_price() -> None:
