@@ -39,6 +39,9 @@ def export_web(settings: Settings) -> None:
             "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.secret("flask_secret_key"),
             "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
             "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_allowed_hosts(settings)),
+            # Guardrails that ask a judge call the gateway in this name.
+            "MLFLOW_TRACKING_USERNAME": settings.judge_user,
+            "MLFLOW_TRACKING_PASSWORD": os.environ["_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN"],
         }
     )
 

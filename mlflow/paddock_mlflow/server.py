@@ -23,10 +23,12 @@ def create_app() -> object:
 
     from paddock_mlflow import admin_api, artifacts, declared_prices, upstreams
     from paddock_mlflow.gateway import errors as gateway_errors
+    from paddock_mlflow.guardrails import configuration
     from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
 
     upstreams.allow(settings.private_upstreams)
     artifacts.register()
+    configuration.register()
     app = auth.create_app()
     gateway_errors.register(app)
     admin_api.register(app)
