@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 ADMIN = ("admin", "a-password-of-the-tests")
@@ -90,6 +91,14 @@ class Stock:
 
     url: str
     provider: Provider
+    process: "subprocess.Popen[bytes]"
+    database: Path
+
+    def kill(self) -> None:
+        """End the launcher and its worker as a power cut does; nothing answers afterwards."""
+        for process in (*psutil.Process(self.process.pid).children(recursive=True), self.process):
+            process.kill()
+        self.process.wait()
 
     def api(self, path: str, body: dict[str, Any] | None = None, **arguments: Any) -> Any:
         """A REST call as its administrator."""
@@ -192,7 +201,7 @@ def stock(stock_provider: Provider, tmp_path_factory: pytest.TempPathFactory) ->
     url = f"http://127.0.0.1:{port}"
     try:
         _wait(url, process, log)
-        yield Stock(url, stock_provider)
+        yield Stock(url, stock_provider, process, folder / "mlflow.db")
     finally:
         process.terminate()
         try:

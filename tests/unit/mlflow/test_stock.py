@@ -3,11 +3,14 @@
 Where one of these fails, upstream has closed a gap: take ours out, or see that both agree.
 """
 
+import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import Any
 
 import httpx
+from otlp_recordings import recording
 from stock import ADMIN, CALL_USD, Stock
 from tenacity import Retrying, stop_after_delay, wait_fixed
 
@@ -103,17 +106,33 @@ def test_a_body_has_no_limit(stock: Stock) -> None:
     assert answer.status_code == 400
 
 
+def test_a_kill_loses_the_spend_of_answered_calls(stock: Stock) -> None:
+    """The last that is asked of this server: traces, and with them the budgets' memory, wait in its own."""
+    endpoint = stock.endpoint("killed")
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: stock.chat("killed"), range(8)))
+    assert [answer.status_code for answer in answers] == [200] * 8
+    stock.kill()
+    with closing(sqlite3.connect(stock.database)) as database:
+        query = (
+            "select count(distinct request_id) from trace_request_metadata"
+            " join spans on spans.trace_id = request_id where value = ?"
+        )
+        (kept,) = database.execute(query, [endpoint]).fetchone()
+    assert kept < 8
+
+
 def test_a_trace_that_has_not_ended_is_taken_for_judging(server: Any, experiment: str) -> None:
     """Upstream asks when a trace began."""
+    from mlflow.entities.span import Span
     from mlflow.genai.scorers.online.trace_loader import OnlineTraceLoader
 
-    open_trace = server.client.start_trace("open", experiment_id=experiment)
-    now = int(time.time() * 1000)
-    found = OnlineTraceLoader(server.store).fetch_trace_infos_in_range(
-        experiment, start_time_ms=now - 60_000, end_time_ms=now + 60_000
-    )
-    server.client.end_trace(open_trace.trace_id)
-    assert [info.trace_id for info in found] == [open_trace.trace_id]
+    sent = recording("limit")
+    children = [Span.from_otel_proto(span) for span in sent.spans if span.parent_span_id]
+    server.store.log_spans(experiment, children)
+    assert server.client.get_trace(sent.trace_id).info.state == "IN_PROGRESS"
+    found = OnlineTraceLoader(server.store).fetch_trace_infos_in_range(experiment, 0, int(time.time() * 1000))
+    assert [info.trace_id for info in found] == [sent.trace_id]
 
 
 def test_a_price_of_our_own_is_found_with_its_provider_alone(server: Any) -> None:
