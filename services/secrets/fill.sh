@@ -11,6 +11,7 @@ set -euo pipefail
 umask 077
 
 settings=/run/secrets/settings
+gateway=/gateway.yaml
 
 fail() {
   printf 'secrets: %s\n' "$*" >&2
@@ -86,6 +87,18 @@ make agent_key 32 pdk-
 make internal_token 32
 make kek_passphrase 32
 make flask_secret_key 32
+
+# The passphrases over the gateway's secrets: kek_passphrase, then kek_passphrase_2 and so on. `rotate-key` makes the next
+# one; the database says which one is in force (mlflow/paddock_mlflow/encryption.py), so none is taken away.
+passphrases=(kek_passphrase)
+while [ -s "/vault/kek_passphrase_$((${#passphrases[@]} + 1))" ]; do
+  passphrases+=("kek_passphrase_$((${#passphrases[@]} + 1))")
+done
+if [ "${1:-}" = rotate-key ]; then
+  passphrases+=("kek_passphrase_$((${#passphrases[@]} + 1))")
+  make "${passphrases[-1]}" 32
+fi
+
 make postgres_superuser_password 32
 make postgres_mlflow_password 32
 make s3_root_user 15
@@ -108,6 +121,29 @@ for key in OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY LLM_API_KEY S3_ACCESS
   value[${key,,}]=$found
 done
 
+# Further names that the declared configuration mentions and the settings hold: keys of other providers, what webhooks
+# sign with. Nothing that is for another service.
+named=()
+while read -r name; do
+  case $name in
+    OPENAI_API_KEY | ANTHROPIC_API_KEY | GEMINI_API_KEY | LLM_API_KEY | S3_* | POSTGRES_* | PADDOCK_*) continue ;;
+    DEMO_API_KEY | ADMIN_PASSWORD | AGENT_KEY | INTERNAL_TOKEN | KEK_* | FLASK_SECRET_KEY) continue ;;
+  esac
+  found=$(setting "$name")
+  if [ -n "$found" ]; then
+    value[${name,,}]=$found
+    named+=("${name,,}")
+  fi
+done < <(sed 's/#.*//' "$gateway" | grep -oE '\b[A-Z][A-Z0-9_]{2,99}\b' | sort -u)
+# Those of an earlier configuration.
+for file in /out/mlflow-setup/*; do
+  name=${file##*/}
+  case " admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key ${named[*]} " in
+    *" $name "*) ;;
+    *) rm -f "$file" ;;
+  esac
+done
+
 own_store=false
 case ${value[s3_access_key]:+a}${value[s3_secret_key]:+s} in
   as) ;;
@@ -123,10 +159,11 @@ esac
 give postgres 999 postgres_superuser_password postgres_mlflow_password
 give object-store 10004 s3_root_user s3_root_password
 give mlflow-migrate 10001 postgres_mlflow_password
-give mlflow 10001 admin_password agent_key internal_token kek_passphrase flask_secret_key postgres_mlflow_password \
+give mlflow 10001 admin_password agent_key internal_token "${passphrases[@]}" flask_secret_key postgres_mlflow_password \
   s3_access_key s3_secret_key
 give mlflow-jobs 10001 internal_token postgres_mlflow_password s3_access_key s3_secret_key
-give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key
+give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key \
+  "${named[@]}"
 give gate 10002 agent_key
 give demo-model 10003 demo_api_key
 # Somebody else's store has no root account that we know: an empty value takes the files away.

@@ -256,7 +256,7 @@ class _Work:
                 )
             if len(known) > 1:
                 self.conflicts.append(
-                    f"expected one key {name} of user {entry.user}, found {len(known)}; revoke the others (./paddock keys list)"
+                    f"expected one key {name} of {entry.user}, found {len(known)}; revoke the others: ./paddock keys list"
                 )
                 continue
             for key in known:
@@ -316,7 +316,7 @@ class _Work:
                 )
             elif known and declared is None:
                 self.conflicts.append(
-                    f"expected one key {entry.target}, found {len(known)}; give the limit the key's id (./paddock keys list)"
+                    f"expected one key {entry.target}, found {len(known)}; name it by its id: ./paddock keys list"
                 )
 
     def webhooks(self) -> Iterator[Change]:
@@ -345,43 +345,54 @@ class _Work:
 
     def unmanaged(self) -> Iterator[Change]:
         """What the server has and the file does not name, in the order in which it can be deleted."""
-        want, have = self._want, self._have
-        for name, hook in have.webhooks.items():
-            if name not in want.webhooks:
+        for name, hook in self._have.webhooks.items():
+            if name not in self._want.webhooks:
                 yield Change("delete", "webhook", name, (Difference("url", hook.url, ""),), id=hook.id)
+        yield from self._unmanaged_rates()
+        yield from self._unmanaged_budgets()
+        yield from self._unmanaged_guardrails()
+        yield from self._unmanaged_people()
+        yield from self._unmanaged_endpoints()
+        yield from self._unmanaged_models()
+
+    def _unmanaged_rates(self) -> Iterator[Change]:
         targets = {(entry.scope, target) for entry, target in self._rates_wanted()}
         self.notes = list(dict.fromkeys(self.notes))
         self.conflicts = list(dict.fromkeys(self.conflicts))
-        for rate in have.rates:
+        for rate in self._have.rates:
             if (rate.scope, rate.target) not in targets:
                 shown = _fields(_rate(rate.requests_per_minute, rate.tokens_per_minute), {})
                 yield Change("delete", "rate limit", f"{rate.scope} {rate.target}", shown, id=rate.id)
-        yield from self._unmanaged_budgets()
-        for rail in have.guardrails:
-            if rail.name not in want.guardrails or rail is not next(
-                one for one in have.guardrails if one.name == rail.name
-            ):
+
+    def _unmanaged_guardrails(self) -> Iterator[Change]:
+        seen: set[str] = set()
+        for rail in self._have.guardrails:
+            # MLflow lets several have one name; the first is the one that is looked after.
+            if rail.name not in self._want.guardrails or rail.name in seen:
                 yield Change("delete", "guardrail", rail.name, _fields(_guardrail(rail), {}), id=rail.id)
-        yield from self._unmanaged_people()
-        for name, endpoint in have.endpoints.items():
-            if name not in want.endpoints:
+            seen.add(rail.name)
+
+    def _unmanaged_endpoints(self) -> Iterator[Change]:
+        for name, endpoint in self._have.endpoints.items():
+            entry = self._want.endpoints.get(name)
+            if entry is None:
                 yield Change("delete", "endpoint", name, _fields(_endpoint(endpoint), {}), id=endpoint.id)
-            elif want.endpoints[name].fallbacks is None and endpoint.fallbacks:
-                entry = want.endpoints[name]
+            elif entry.fallbacks is None and endpoint.fallbacks:
                 bare = EndpointEntry(name, entry.primaries, (), None, entry.usage_tracking)
                 shown = (Difference("fallbacks", _listed(endpoint.fallbacks), ""),)
                 yield Change("delete", "fallbacks", name, shown, bare, endpoint.id)
-        # What endpoints that stay still need, a fallback made by hand above all, is named with them.
-        for name, model in have.models.items():
-            if name not in want.models:
+
+    def _unmanaged_models(self) -> Iterator[Change]:
+        for name, model in self._have.models.items():
+            if name not in self._want.models:
                 shown = _fields({"provider": _provider_of(model.secret), "model": model.model}, {})
                 yield Change("delete", "model", name, shown, id=model.id)
-        for name, secret in have.secrets.items():
-            if name not in want.secrets:
+        for name, secret in self._have.secrets.items():
+            if name not in self._want.secrets:
                 shown = (Difference("kind", secret.kind, ""),)
                 yield Change("delete", "provider", _provider_of(name), shown, id=secret.id)
-        for key, price in have.prices.items():
-            if key not in want.prices:
+        for key, price in self._have.prices.items():
+            if key not in self._want.prices:
                 yield Change("delete", "price", "/".join(key), _fields(_price(price), {}), price)
 
     def _unmanaged_budgets(self) -> Iterator[Change]:
@@ -446,10 +457,8 @@ def _fields(old: Mapping[str, str], new: Mapping[str, str]) -> tuple[Difference,
 
 def _endpoint(endpoint: EndpointEntry | EndpointState) -> dict[str, str]:
     shares = shares_of(dict(endpoint.primaries))
-    if len(shares) > 1:
-        models = ", ".join(f"{name} {share:.0%}" for name, share in shares.items())
-    else:
-        models = ", ".join(shares)
+    split = len(shares) > 1
+    models = _listed(f"{name} {share:.0%}" if split else name for name, share in shares.items())
     return {
         "model": models,
         "fallbacks": _listed(endpoint.fallbacks or ()),

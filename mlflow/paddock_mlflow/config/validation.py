@@ -80,7 +80,9 @@ def check(source: Source, variables: Mapping[str, str]) -> Checked:
 
 def _form(source: Source, error: ValidationError) -> Iterator[Problem]:
     for found in error.errors(include_url=False, include_context=True):
-        yield _translated(source, found)
+        # Of a value that may be a word or a mapping, what is said of the mapping's fields is enough.
+        if found["type"] != "literal_error" or not isinstance(found["input"], dict):
+            yield _translated(source, found)
 
 
 def _translated(source: Source, error: ErrorDetails) -> Problem:
@@ -133,6 +135,8 @@ def _translated(source: Source, error: ErrorDetails) -> Problem:
     remedy = "mend it; the shipped mlflow/gateway.yaml and docs/configuration.md show the form"
     if kind == "string_pattern_mismatch":
         expected, remedy = _pattern(str(context.get("pattern")), is_key)
+    if steps and steps[-1] == "price" and kind == "model_type":
+        expected = "`free`, or a mapping with `input` and `output`"
     if kind == "greater_than" and steps and steps[-1] == "amount":
         remedy = "a budget that allows nothing is a revoked key or a removed grant"
     return source.problem(steps, expected or error["msg"].lower(), _shown(value), remedy)
@@ -258,7 +262,7 @@ class _Rules:
         else:
             remedy = f"declare it under `{section}`" + (f"; there are: {', '.join(known)}" if known else "")
         return self._problem(
-            steps, f"a{'n' if what[0] in 'aeiou' else ''} {what} of this file", f"`{name}`", remedy
+            steps, f"{'an' if what == 'endpoint' else 'a'} {what} of this file", f"`{name}`", remedy
         )
 
     def _providers(self) -> Iterator[Problem]:
@@ -434,7 +438,8 @@ class _Rules:
                 f"mend {error.setting} in .env",
             )
         except desired.Cycle as error:
-            if len(error.way) > 2:
+            # Told once, at the first endpoint of the circle; one that falls back to itself is told where it says so.
+            if len(error.way) > 2 and name == next(one for one in self._file.endpoints if one in error.way):
                 yield self._problem(
                     (*steps, "fallbacks"),
                     "fallbacks that end",
@@ -604,10 +609,13 @@ class _Rules:
 
 def _notes(configuration: Configuration, variables: Mapping[str, str]) -> Iterator[str]:
     there = desired.available(configuration.providers, variables)
-    for name, provider in configuration.providers.items():
-        unset = [one for one in desired.credentials_of(provider).values() if not variables.get(one)]
-        if name not in there and unset:
-            yield f"provider {name} is not there: {', '.join(unset)} is not set"
+    without = [
+        name
+        for name, provider in configuration.providers.items()
+        if name not in there and provider.when == "secret set"
+    ]
+    if without:
+        yield f"not there, for want of a key: {', '.join(without)}"
     for name, provider in configuration.providers.items():
         if provider.secret == KEPT:
             yield f"provider {name}: its key is the one in the gateway, and is not looked at"

@@ -9,8 +9,7 @@ from identities import SECRETS
 
 from paddock_mlflow.compatibility import CHECKED_RELEASES, require_checked_release
 from paddock_mlflow.errors import IncompatibleMlflow, PaddockError, SettingsError
-from paddock_mlflow.settings import load
-from paddock_mlflow.setup import model_of, providers
+from paddock_mlflow.settings import Variables, load
 
 VARIABLES = (
     "DATABASE_URL",
@@ -81,33 +80,13 @@ def test_private_upstreams_are_the_named_hosts_at_the_named_ports(
     assert load().private_upstreams == {("demo-model", 8000), ("llm.lan", 443)}
 
 
-class TestProviders:
-    """Which providers the endpoints lead to."""
-
-    def test_half_a_provider(self, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("LLM_BASE_URL", "https://llm.lan/v1")
-        with pytest.raises(SettingsError, match="found only LLM_BASE_URL; set LLM_API_KEY"):
-            providers(load())
-
-    def test_none_at_all(self, secrets: Path) -> None:
-        with pytest.raises(SettingsError, match="expected a provider's key or the demo model, found neither"):
-            providers(load())
-
-    def test_the_demo_model_serves_where_there_is_no_key(
-        self, secrets: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setenv("DEMO_MODEL_URL", "http://demo-model:8000/v1")
-        assert [(p.name, p.model) for p in providers(load())] == [("demo", "demo")]
-        (secrets / "anthropic_api_key").write_text("k")
-        assert [p.name for p in providers(load())] == ["anthropic"]
-
-    def test_a_model_of_a_provider_without_a_key(self, secrets: Path) -> None:
-        for name in ("openai_api_key", "anthropic_api_key"):
-            (secrets / name).write_text("k")
-        available = providers(load())
-        assert model_of("anthropic/claude-x", "CODER_MODEL", available)[0].name == "anthropic"
-        with pytest.raises(SettingsError, match=r"expected CODER_MODEL to begin with .*found 'gemini/x'"):
-            model_of("gemini/x", "CODER_MODEL", available)
+def test_what_a_configuration_may_refer_to(secrets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (secrets / "some_api_key").write_text("from-a-file")
+    monkeypatch.setenv("CODER_MODEL", "openai/x")
+    variables = Variables()
+    assert (variables["SOME_API_KEY"], variables["CODER_MODEL"]) == ("from-a-file", "openai/x")
+    assert {"SOME_API_KEY", "CODER_MODEL"} <= set(variables)
+    assert variables.get("OTHER_API_KEY") is None
 
 
 def test_another_mlflow_is_refused() -> None:
