@@ -44,6 +44,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--max-iterations", metavar="N", help="steps until the run is stopped (100)")
     add("--timeout", metavar="SECONDS", help="wall-clock seconds until the run is stopped (3600)")
     add(
+        "--max-output-tokens",
+        metavar="N",
+        help="of one model call (open); a budget reserves so much before each",
+    )
+    add(
         "--tools",
         metavar="NAMES",
         help=f"comma-separated out of {', '.join(TOOL_NAMES)} ({','.join(DEFAULT_TOOLS)})",

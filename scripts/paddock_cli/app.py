@@ -197,6 +197,12 @@ def run(
     endpoint: Annotated[str | None, typer.Option(help="Gateway endpoint. [default: coder]")] = None,
     max_iterations: Annotated[int | None, typer.Option(min=1, help="Steps at most.")] = None,
     timeout: Annotated[int | None, typer.Option(min=1, help="Seconds at most.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(metavar="USD", help="What its model calls may cost together, like 0.50.")
+    ] = None,
+    max_output_tokens: Annotated[
+        int | None, typer.Option(min=16, help="Of one model call. [default with --budget: 8192]")
+    ] = None,
     expect: Annotated[
         list[str] | None,
         typer.Option(help="What the answer must say, for the judge Correctness. Repeatable."),
@@ -231,6 +237,8 @@ def run(
         endpoint=endpoint,
         max_iterations=max_iterations,
         timeout=timeout,
+        budget=budget,
+        max_output_tokens=max_output_tokens,
         expectations=expect or [],
         tools=tools,
         mcp=mcp,
@@ -308,6 +316,40 @@ def evaluate(
 
 
 @app.command()
+def costs(
+    by: Annotated[str, typer.Option(help="endpoint, user, key, run, day or model.")] = "endpoint",
+    since: Annotated[str, typer.Option(help="Span back from now (90m, 12h, 7d, 2w), or a date.")] = "7d",
+    until: Annotated[str, typer.Option(help="The same. [default: now]", show_default=False)] = "",
+    csv: Annotated[
+        str | None, typer.Option("--csv", metavar="FILE", help="Every group to a file; -: standard output.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option("--plot", metavar="FILE", help="A picture: .svg or .html, whole in one file."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What the gateway's calls cost, by its ledger: calls, tokens, USD, share."""
+    from paddock_cli import costs as report
+    from paddock_cli.errors import UsageFailed
+    from paddock_cli.mlflow_api import Mlflow
+
+    if as_json and csv == "-":
+        raise UsageFailed("one of --json and --csv -", "both", "standard output has room for one")
+    if plot is not None:
+        report.check_plot(plot)
+    found = report.read(Mlflow(_stack().connection()), by, since, until)
+    if csv is not None:
+        report.write_csv(found, csv)
+    if plot is not None:
+        report.write_plot(found, plot)
+    if as_json:
+        console.document(found.answer)
+    elif csv != "-":
+        report.show(found)
+
+
+@app.command()
 def password(as_json: AsJson = False) -> None:
     """The administrator's password."""
     connection = _stack().connection()
@@ -328,6 +370,85 @@ def env(as_json: AsJson = False) -> None:
         return
     for name, value in variables.items():
         console.out.print(f"export {name}={shlex.quote(value)}", soft_wrap=True, markup=False)
+
+
+keys_app = typer.Typer(
+    name="keys",
+    help="Keys of the gateway: for people and programs outside the stack, each with its own limits.",
+    no_args_is_help=True,
+)
+app.add_typer(keys_app)
+
+
+@keys_app.command("create")
+def create_key(
+    user: Annotated[str, typer.Option(help="Whose calls they are; made where there is none.")],
+    endpoint: Annotated[list[str], typer.Option(help="What the key may call. Repeatable.")],
+    budget: Annotated[
+        str | None, typer.Option(help="USD: 5/day, 0.50/hour, 20/2 weeks, or 3 for the whole life.")
+    ] = None,
+    expires: Annotated[str | None, typer.Option(help="30d, 12h, 90m, 2w. [default: never]")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, max=2_000_000_000)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, max=2_000_000_000)] = None,
+    experiment: Annotated[
+        list[str] | None,
+        typer.Option(help="Whose traces the key may write. Repeatable. [default: agents]"),
+    ] = None,
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Make a key; its text is shown once, on standard output."""
+    from paddock_cli import keys
+    from paddock_cli.mlflow_api import Mlflow
+
+    body = keys.wanted(
+        user=user,
+        endpoints=endpoint,
+        budget=budget,
+        expires=expires,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        experiments=experiment or None,
+        name=name,
+    )
+    server = Mlflow(_stack().connection())
+    made = keys.create(server, body)
+    if as_json:
+        console.document(made)
+    else:
+        keys.show_new(made, server.url)
+
+
+@keys_app.command("list")
+def list_keys(
+    runs: Annotated[bool, typer.Option("--runs", help="Those of single runs too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Every key, with what it spent."""
+    from paddock_cli import keys
+    from paddock_cli.mlflow_api import Mlflow
+
+    found = keys.listed(Mlflow(_stack().connection()), runs)
+    if as_json:
+        console.document({"keys": found})
+    else:
+        console.out.print(keys.table(found))
+
+
+@keys_app.command("revoke")
+def revoke_key(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="From ./paddock keys list.")],
+    as_json: AsJson = False,
+) -> None:
+    """End a key at once, on every server."""
+    from paddock_cli import keys
+    from paddock_cli.mlflow_api import Mlflow
+
+    revoked = keys.revoke(Mlflow(_stack().connection()), key_id)
+    if as_json:
+        console.document(revoked)
+    else:
+        console.out.print(f"{revoked['id']} of {revoked['user']} is revoked", markup=False)
 
 
 @app.command()

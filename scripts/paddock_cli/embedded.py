@@ -168,6 +168,8 @@ class EmbeddedStack:
         """Start the runner as a process of this user."""
         variables = _passed(_PASSED, _PASSED_FOR_TLS) | self.client().variables()
         del variables["MLFLOW_TRACKING_URI"]
+        if request.llm_key:
+            variables["LLM_API_KEY"] = request.llm_key
         # Loopback must not go by a proxy that the caller has set for everything.
         variables |= {"PYTHONPATH": str(self._where.root / "agent"), "NO_PROXY": "127.0.0.1,localhost"}
         # A short path: that of a socket has at most 107 bytes.

@@ -4,6 +4,7 @@ MLflow's own client takes seconds to import. Names and paths are those of MLflow
 """
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from paddock_cli.stack import Connection
 TRACES = "/api/3.0/mlflow/traces"
 SCORERS = "/api/3.0/mlflow/scorers"
 TIMEOUT_SECONDS = 30
+_OWN_WORDS = re.compile(r"expected (?P<expected>.+?), found (?P<found>.+?); (?P<remedy>.+)", re.DOTALL)
+"""How the plugin's own routes refuse."""
 FINISHED_STATES = ("OK", "ERROR")
 DEMO_MODEL = "demo"
 EXPECTATION = "expected_facts"
@@ -110,6 +113,8 @@ class Mlflow:
         if answer.status_code == 404:
             raise NotFound(f"{path} to exist", _message(answer), "list what there is: ./paddock traces")
         if answer.is_error:
+            if own := _OWN_WORDS.fullmatch(_message(answer)):
+                raise ServerFailed(own["expected"], own["found"], own["remedy"])
             raise ServerFailed(
                 f"MLflow to accept {method} {path}",
                 f"{answer.status_code}: {_message(answer)}",
@@ -219,7 +224,9 @@ def _model_of(endpoint: dict[str, Any]) -> str:
 
 def _message(answer: httpx.Response) -> str:
     try:
-        return str(answer.json().get("message") or answer.text)[:500]
+        body = answer.json()
+        # MLflow says `message`, FastAPI `detail`.
+        return str(body.get("message") or body.get("detail") or answer.text)[:500]
     except (ValueError, AttributeError):
         return answer.text[:500]
 

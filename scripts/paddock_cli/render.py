@@ -7,6 +7,7 @@ from rich.text import Text
 
 from paddock_cli import console
 from paddock_cli.mlflow_api import Trace, Verdict
+from paddock_cli.run_keys import RunKey
 from paddock_cli.runs import Result, Started, Watcher
 from paddock_cli.stack import ServiceStatus
 
@@ -44,7 +45,12 @@ class LiveRun(Watcher):
 
 
 def run_table(
-    result: Result, served_by: str, trace: Trace | None, verdicts: dict[str, Verdict], links: dict[str, str]
+    result: Result,
+    served_by: str,
+    trace: Trace | None,
+    verdicts: dict[str, Verdict],
+    links: dict[str, str],
+    key: RunKey | None = None,
 ) -> None:
     """The run's answer and figures, its verdicts, and where to look further."""
     figures = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
@@ -57,6 +63,9 @@ def run_table(
     figures.add_row("tools", ", ".join(f"{name} × {count}" for name, count in result.tools.items()) or "none")
     figures.add_row("tokens", _tokens(result))
     figures.add_row("cost", money(_cost(result, trace)))
+    if key is not None and key.budget is not None:
+        spent = "not known" if key.spent is None else f"${key.spent:f} spent"
+        figures.add_row("budget", f"{spent} of ${key.budget:f}")
     figures.add_row("time", f"{result.seconds:.1f} s")
     figures.add_row(
         "model", f"endpoint {result.endpoint}, served by {served_by}" if served_by else result.model

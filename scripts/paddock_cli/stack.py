@@ -63,11 +63,14 @@ class Request:
     endpoint: str = "coder"
     max_iterations: int | None = None
     timeout: int | None = None
+    max_output_tokens: int | None = None
     tools: str = DEFAULT_TOOLS
     mcp: Path | None = None
     user: str = ""
     tags: tuple[str, ...] = ()
     resume: bool = False
+    llm_key: str = field(default="", repr=False)
+    """The run's own key for the gateway; without one the agent has the stack's identity."""
 
     def arguments(self, workspace: str, state: str, mcp: str) -> list[str]:
         """The runner's arguments, with the folders as the agent sees them."""
@@ -78,6 +81,8 @@ class Request:
             arguments += ["--max-iterations", str(self.max_iterations)]
         if self.timeout is not None:
             arguments += ["--timeout", str(self.timeout)]
+        if self.max_output_tokens is not None:
+            arguments += ["--max-output-tokens", str(self.max_output_tokens)]
         if self.mcp is not None:
             arguments += ["--mcp", mcp]
         if self.user:

@@ -3,14 +3,15 @@
 import json
 import re
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paddock_cli import console, judging, preflight, render, runs
+from paddock_cli import console, judging, preflight, render, run_keys, runs
 from paddock_cli.errors import NotFound, UnknownEndpoint, UsageFailed
 from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
 from paddock_cli.processes import owner_name
+from paddock_cli.run_keys import RunKey
 from paddock_cli.runs import Result
 from paddock_cli.settings import Paths
 from paddock_cli.stack import DEFAULT_TOOLS, Request, Stack
@@ -23,13 +24,15 @@ _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
 @dataclass(frozen=True)
 class Order:
-    """What the user asked for. `timeout` in seconds."""
+    """What the user asked for. `timeout` in seconds, `budget` in USD as the user wrote it."""
 
     task: str
     workspace: Path | None = None
     endpoint: str | None = None
     max_iterations: int | None = None
     timeout: int | None = None
+    budget: str | None = None
+    max_output_tokens: int | None = None
     expectations: list[str] = field(default_factory=list)
     tools: str | None = None
     mcp: Path | None = None
@@ -48,11 +51,13 @@ class Report:
     verdicts: dict[str, Verdict]
     links: dict[str, str]
     notes: list[str]
+    key: RunKey | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The document of --json."""
         return {
             "run": self.result.model_dump() | {"served_by": self.served_by},
+            "budget": self.key.as_json() if self.key else None,
             "trace": trace_json(self.trace) if self.trace else None,
             "judges": {name: asdict(verdict) for name, verdict in sorted(self.verdicts.items())},
             "links": self.links,
@@ -112,6 +117,7 @@ def request_of(order: Order, where: Paths) -> Request:
     for tag in order.tags:
         if "=" not in tag.strip("="):
             raise UsageFailed("--tag NAME=VALUE", repr(tag), "write it like --tag team=web")
+    run_keys.parse_budget(order.budget)
     run_id = order.resume or str(uuid.uuid4())
     return Request(
         run_id=run_id,
@@ -121,6 +127,8 @@ def request_of(order: Order, where: Paths) -> Request:
         endpoint=endpoint,
         max_iterations=order.max_iterations,
         timeout=order.timeout,
+        max_output_tokens=order.max_output_tokens
+        or (run_keys.BUDGET_OUTPUT_TOKENS if order.budget is not None else None),
         tools=",".join(name.strip() for name in tools.split(",")),
         mcp=preflight.mcp_file(order.mcp) if order.mcp else None,
         user=order.user or owner_name(),
@@ -158,12 +166,15 @@ def perform(stack: Stack, order: Order, where: Paths, *, as_json: bool, judge_se
         CliError: what stands in the way of the run.
     """
     request = request_of(order, where)
+    budget = run_keys.parse_budget(order.budget)
     server = Mlflow(stack.connection())
     _require_endpoint(server, request.endpoint)
     request.state.mkdir(mode=0o700, exist_ok=True)
     runs.note(where, request, stack.kind)
-    result = runs.run(stack, request, render.LiveRun(to_stderr=as_json))
+    with run_keys.made_for(server, request, budget) as key:
+        result = runs.run(stack, replace(request, llm_key=key.text), render.LiveRun(to_stderr=as_json))
     report = judged(server, result, order.expectations, request.user, judge_seconds)
+    report = replace(report, key=key)
     (where.runs / f"{request.run_id}.result.json").write_text(json.dumps(report.as_json(), indent=2))
     return report
 
@@ -218,6 +229,6 @@ def judged(
 
 def show(report: Report) -> None:
     """The report as a table."""
-    render.run_table(report.result, report.served_by, report.trace, report.verdicts, report.links)
+    render.run_table(report.result, report.served_by, report.trace, report.verdicts, report.links, report.key)
     for note in report.notes:
         console.say(note)
