@@ -39,6 +39,8 @@ from paddock_mlflow.ledger.types import Usage
 from paddock_mlflow.pricing import Prices
 
 VERSION = 1
+REFUSED = "paddock.refused"
+"""In a trace's metadata: that the call was not made, and the kind of the refusal."""
 
 _METADATA_CHARACTERS = 250
 """MLflow cuts the inputs and outputs that it repeats in a trace's metadata (MAX_CHARS_IN_TRACE_INFO_METADATA)."""
@@ -223,6 +225,7 @@ class _Builder:
             "paddock.key_id": record.get("key_id"),
             "paddock.run_id": record.get("run_id"),
             "paddock.fallback": self._reason if len(self._attempts) > 1 else None,
+            REFUSED: (self._error.get("type") or "refused") if self._error and not self._attempts else None,
         }
         # MLflow shows an empty output as such; an identity that is not there is left out.
         kept = (TraceMetadataKey.INPUTS, TraceMetadataKey.OUTPUTS)

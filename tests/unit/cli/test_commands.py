@@ -42,6 +42,7 @@ COMMANDS = (
     "logs",
     "run",
     "traces",
+    "costs",
     "evaluate",
     "password",
     "env",
