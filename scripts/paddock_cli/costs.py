@@ -191,23 +191,35 @@ def _picture(costs: Costs) -> str:
     import pygal
     from pygal.style import Style
 
-    style = Style(font_family="sans-serif", background="white", plot_background="white", colors=("#0194e2",))
-    rows = _every_day(costs) if costs.by == "day" else costs.rows[:SHOWN]
+    style = Style(
+        font_family="sans-serif", background="white", plot_background="white", colors=("#0194e2",), opacity="1",
+        guide_stroke_color="#e5e5e5", major_guide_stroke_color="#cccccc", guide_stroke_dasharray="none",
+        major_guide_stroke_dasharray="none", label_font_size=13, major_label_font_size=13, value_font_size=12,
+    )  # fmt: skip
     shared: dict[str, Any] = {
         "style": style,
         "title": f"Cost by {costs.by}, {costs.since:%Y-%m-%d} – {costs.until:%Y-%m-%d}: {dollars(costs.total.cost)}",
         "show_legend": False,
-        "print_values": len(rows) <= SHOWN,
         "formatter": lambda value: dollars(Decimal(str(value))) if value is not None else "",
         # Its scripts would be fetched from the network.
         "js": [],
     }
     if costs.by == "day":
-        chart = pygal.Bar(**shared, x_label_rotation=45, y_title="USD")
+        rows = _every_day(costs)
+        chart = pygal.Bar(
+            **shared,
+            x_label_rotation=45,
+            print_values=len(rows) <= SHOWN,
+            print_zeroes=False,
+            print_values_position="top",
+        )
+        chart.x_labels = [row.name for row in rows]
     else:
-        rows = rows[::-1]
-        chart = pygal.HorizontalBar(**shared, height=max(200, 80 + 28 * len(rows)), x_title="USD")
-    chart.x_labels = [row.name if len(row.name) <= 40 else row.name[:39] + "…" for row in rows]
+        # Drawn from below. The amount stands in the label: beside a short bar there is no room for it.
+        rows = costs.rows[:SHOWN][::-1]
+        chart = pygal.HorizontalBar(**shared, height=max(200, 110 + 26 * len(rows)))
+        names = [row.name if len(row.name) <= 40 else row.name[:39] + "…" for row in rows]
+        chart.x_labels = [f"{name}  {dollars(row.cost)}" for name, row in zip(names, rows, strict=True)]
     chart.add("USD", [float(row.cost) for row in rows])
     return str(chart.render(is_unicode=True, disable_xml_declaration=True))
 

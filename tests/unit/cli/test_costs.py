@@ -167,7 +167,7 @@ def test_the_picture_is_whole_in_one_file(tmp_path, by, suffix):
         assert outside not in content
     if suffix == "svg":
         texts = "".join(xml.fromstring(content).itertext())
-        assert ("2026-03-05" if by == "day" else "<coder> & co") in texts
+        assert ("2026-03-05" if by == "day" else "<coder> & co  $1.50") in texts
 
 
 def test_a_picture_of_another_kind(tmp_path):
