@@ -17,7 +17,7 @@ TESTS = ROOT / "tests"
 
 # The cases that run on more than one stack are a module beside the folders that use it.
 sys.path.insert(0, str(TESTS))
-pytest.register_assert_rewrite("cases", "handles")
+pytest.register_assert_rewrite("cases", "handles", "pages")
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 
