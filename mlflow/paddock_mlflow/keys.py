@@ -94,6 +94,11 @@ def add(connection: Connection, sha256: bytes, key: Key) -> None:
     connection.execute(keys.insert().values(sha256=sha256, **_values(key)))
 
 
+def open_endpoints(connection: Connection, identifier: str, endpoints: list[str]) -> None:
+    """The key may call these endpoints from now on, by name, and no others."""
+    connection.execute(keys.update().where(keys.c.id == identifier).values(endpoints=endpoints))
+
+
 def revoke(connection: Connection, identifier: str) -> None:
     """From now on the key opens nothing; the moment of an earlier revocation stays."""
     connection.execute(

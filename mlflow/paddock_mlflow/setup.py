@@ -45,7 +45,9 @@ def setup(settings: Settings) -> None:
     server.user(settings.judge_user)
     endpoints = _gateway(server, wanted)
     # The stack's own key, which is the gate's identity: the server holds it, and learns here what it opens.
-    opens = {"endpoints": ["coder"], "experiments": [settings.experiment]}
+    agent = (wanted.users or {}).get(settings.agent_user)
+    granted = {title for kind, title, _ in agent.grants if kind == "gateway_endpoint"} if agent else set()
+    opens = {"endpoints": [CODER, *sorted(granted - {CODER})], "experiments": [settings.experiment]}
     server.call("PUT", "/api/3.0/paddock/keys/stack", json=opens)
     server.grant(settings.judge_user, "gateway_endpoint", endpoints[JUDGE], "USE")
 

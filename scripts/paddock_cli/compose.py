@@ -13,6 +13,7 @@ from pathlib import Path
 from paddock_cli import console, preflight, processes
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import (
+    GATEWAY_CONFIG,
     PROVIDER_CHOICES,
     PROVIDER_KEYS,
     Paths,
@@ -30,6 +31,8 @@ AGENT_GRACE_SECONDS = 45
 WAIT_SECONDS = 300
 NEEDED_BYTES = 8 * 1024**3
 MCP_FILE = "mcp.json"
+DEMO_MODEL_URL = "http://demo-model:8000/v1"
+"""As docker-compose.yml has it."""
 _OTHER_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
 _SECRETS = (*PROVIDER_KEYS, *_OTHER_SECRETS)
 _BUILD_STEP = re.compile(r"^(?P<id>#\d+) \[(?P<stage>[\w-]+(?: [\w.-]+)?) +(?P<step>\d+/\d+)\] (?P<what>.*)")
@@ -176,6 +179,31 @@ class ComposeStack:
 
         return Client(url, key, Mlflow(self.connection()).experiment_id())
 
+    def demo_variables(self) -> dict[str, str]:
+        """The demo model's address inside the stack, and its key."""
+        key = self._file_of("demo-model", "/run/secrets/demo_api_key")
+        return {"DEMO_MODEL_URL": DEMO_MODEL_URL, "DEMO_API_KEY": key}
+
+    def rotate_passphrase(self) -> None:
+        """Stop MLflow, make a new passphrase, encrypt the secrets' keys with it, start MLflow again.
+
+        What is cut off in between is safe: the database says which passphrase is in force, and none is taken away.
+        """
+        self.url()
+        try:
+            with console.step("stopping MLflow"):
+                self._quiet("stop", "mlflow")
+            with console.step("encrypting the gateway's secrets with a new passphrase"):
+                self._quiet("run", "--rm", "--no-deps", "--no-TTY", "secrets", "rotate-key")
+                self._quiet("run", "--rm", "--no-deps", "--no-TTY", "mlflow", "rotate-key")
+        finally:
+            with console.step("starting MLflow") as step:
+                self._checked(
+                    ["up", "--detach", "--wait", "--no-build", "--no-deps", "--no-recreate", "mlflow"],
+                    step,
+                    "MLflow to become healthy",
+                )
+
     def start_agent(self, request: Request) -> AgentProcess:
         """Start the runner in a container of its own; files that it writes belong to the caller."""
         self.url()
@@ -311,6 +339,7 @@ class ComposeStack:
         values = read_env_file(self._where.env_file)
         values |= {name: value for name in _OTHER_SECRETS if (value := os.environ.get(name))}
         values |= self._settings.keys | self._settings.provider
+        values[GATEWAY_CONFIG] = str(self._settings.gateway_config)
         mtu = self._settings.mtu
         if mtu is None and (found := preflight.uplink_mtu()) is not None and found < 1500:
             mtu = found
@@ -335,7 +364,9 @@ class ComposeStack:
     def _variables(self) -> dict[str, str]:
         """Compose's own environment: the caller's, without a secret in it."""
         kept = {
-            name: value for name, value in os.environ.items() if name not in (*_SECRETS, *PROVIDER_CHOICES)
+            name: value
+            for name, value in os.environ.items()
+            if name not in (*_SECRETS, *PROVIDER_CHOICES, *self._settings.keys, GATEWAY_CONFIG)
         }
         kept["PADDOCK_ENV_FILE"] = str(self._env_file)
         kept["COMPOSE_PROGRESS"] = kept.get("COMPOSE_PROGRESS", "plain")

@@ -21,7 +21,7 @@ from paddock_cli import settings as settings_module
 from paddock_cli.environments import Environments
 from paddock_cli.errors import NotRunning, PortTaken, StartFailed
 from paddock_cli.preflight import require_space
-from paddock_cli.settings import PROVIDER_KEYS, Paths, Settings, write_private
+from paddock_cli.settings import PROVIDER_KEYS, Paths, Settings, read_env_file, write_private
 from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
 
 ADMIN = "admin"
@@ -164,6 +164,32 @@ class EmbeddedStack:
         experiment = (self._folder / "handover" / "experiment_id").read_text().strip()
         return Client(self._url(), self._secret("agent_key"), experiment)
 
+    def demo_variables(self) -> dict[str, str]:
+        """The demo model's address and key."""
+        self._require_running()
+        return {
+            "DEMO_MODEL_URL": _demo_url(self._state().get("demo_port")),
+            "DEMO_API_KEY": self._secret("demo_api_key"),
+        }
+
+    def rotate_passphrase(self) -> None:
+        """Stop the servers, write a new passphrase, encrypt the secrets' keys with it, start again."""
+        self._require_running()
+        state = self._state()
+        mlflow = self._environments.python("mlflow", self._where.root / "mlflow" / "requirements.txt")
+        self._stop_services()
+        try:
+            with console.step("encrypting the gateway's secrets with a new passphrase") as step:
+                known = 1
+                while (self._secrets / f"kek_passphrase_{known + 1}").exists():
+                    known += 1
+                write_private(self._secrets / f"kek_passphrase_{known + 1}", secrets.token_urlsafe(32))
+                variables = self._mlflow_variables(int(str(state["port"])), int(str(state["demo_port"])))
+                self._one_shot("rotate-key", mlflow, variables)
+                step.result = self._daemons.tail("rotate-key").strip().splitlines()[-1]
+        finally:
+            self.up()
+
     def start_agent(self, request: Request) -> AgentProcess:
         """Start the runner as a process of this user."""
         variables = _passed(_PASSED, _PASSED_FOR_TLS) | self.client().variables()
@@ -228,7 +254,8 @@ class EmbeddedStack:
     def _fingerprint(self) -> str:
         """Changes with anything that the running processes were started from."""
         parts = [
-            json.dumps([self._settings.provider, self._settings.keys, self._settings.port], sort_keys=True)
+            json.dumps([self._settings.provider, self._settings.keys, self._settings.port], sort_keys=True),
+            f"{self._settings.gateway_config}:{_content(self._settings.gateway_config)}",
         ]
         for folder in ("mlflow", "services/demo-model"):
             for path in sorted((self._where.root / folder).rglob("*")):
@@ -255,7 +282,11 @@ class EmbeddedStack:
         for name in GENERATED:
             if not (self._secrets / name).exists():
                 write_private(self._secrets / name, secrets.token_urlsafe(32))
-        for variable in PROVIDER_KEYS:
+        # Names of an earlier start, whose configuration may have named others.
+        given = self._secrets / "given"
+        earlier = read_env_file(given)
+        write_private(given, "".join(f"{variable}=given\n" for variable in self._settings.keys))
+        for variable in {*PROVIDER_KEYS, *earlier, *self._settings.keys}:
             path = self._secrets / variable.lower()
             if value := self._settings.keys.get(variable):
                 write_private(path, value)
@@ -280,7 +311,8 @@ class EmbeddedStack:
             "LISTEN_HOST": "127.0.0.1",
             "LISTEN_PORT": str(port),
             "MLFLOW_URL": f"http://127.0.0.1:{port}",
-            "DEMO_MODEL_URL": f"http://127.0.0.1:{demo_port}/v1",
+            "DEMO_MODEL_URL": _demo_url(demo_port),
+            "GATEWAY_CONFIG": str(self._settings.gateway_config),
             "HANDOVER_DIR": str(self._folder / "handover"),
             "HEARTBEAT_FILE": str(self._folder / "jobs-heartbeat"),
             **self._settings.provider,
@@ -398,6 +430,17 @@ def _end_terminals(folder: Path) -> None:
 
 def _passed(*groups: tuple[str, ...]) -> dict[str, str]:
     return {name: os.environ[name] for group in groups for name in group if name in os.environ}
+
+
+def _demo_url(port: object) -> str:
+    return f"http://127.0.0.1:{port}/v1"
+
+
+def _content(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError:
+        return "unreadable"
 
 
 def _answers(url: str) -> bool:

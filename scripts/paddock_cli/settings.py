@@ -5,6 +5,7 @@ into files that only their owner reads, never into an argument or a container's 
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlparse
@@ -13,9 +14,12 @@ from paddock_cli.errors import BadSettings
 
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "LLM_API_KEY")
 PROVIDER_CHOICES = ("LLM_BASE_URL", "CODER_MODEL", "JUDGE_MODEL")
+GATEWAY_CONFIG = "GATEWAY_CONFIG"
 DEFAULT_PORT = 5000
 DEFAULT_BASE_IMAGE = "debian:trixie-slim"
 _REMEMBERED = "provider.env"
+_COMMENT = re.compile("#.*")
+_VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{2,99}\b")
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 
 
@@ -68,10 +72,12 @@ class Settings:
     base_image: str = DEFAULT_BASE_IMAGE
     python_index: str = ""
     go_proxy: str = ""
+    gateway_config: Path = Path("mlflow/gateway.yaml")
+    """The gateway's declared configuration, as an absolute path."""
     provider: dict[str, str] = field(default_factory=dict)
     """LLM_BASE_URL, CODER_MODEL and JUDGE_MODEL, those that are set."""
     keys: dict[str, str] = field(default_factory=dict, repr=False)
-    """Provider keys by variable name."""
+    """Provider keys by variable name, and what else the declared configuration names that is set."""
     remembered: dict[str, str] = field(default_factory=dict, repr=False)
     """Those of both that came from the shell, now or at an earlier start, and don't stand in `.env`."""
 
@@ -86,9 +92,12 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
     written = read_env_file(where.env_file)
     values = written | {name: value for name, value in shell.items() if value}
     earlier = read_env_file(where.state / _REMEMBERED)
+    # A path is the checkout's, as for Compose, wherever the call comes from.
+    gateway_config = where.root / (values.get(GATEWAY_CONFIG) or "mlflow/gateway.yaml")
+    keys = tuple(dict.fromkeys([*PROVIDER_KEYS, *_secrets_named_in(gateway_config)]))
     remembered = {
         name: value
-        for name in (*PROVIDER_KEYS, *PROVIDER_CHOICES)
+        for name in (*keys, *PROVIDER_CHOICES)
         # Set but empty forgets what an earlier shell told.
         if (value := shell[name] if name in shell else ("" if name in written else earlier.get(name)))
     }
@@ -101,10 +110,17 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
         python_index=values.get("UV_DEFAULT_INDEX") or values.get("PIP_INDEX_URL", ""),
         go_proxy=values.get("GOPROXY", ""),
         provider={name: values[name] for name in PROVIDER_CHOICES if values.get(name)},
-        keys={name: values[name] for name in PROVIDER_KEYS if values.get(name)},
+        gateway_config=gateway_config,
+        keys={name: values[name] for name in keys if values.get(name)},
         remembered=remembered,
     )
-    _check_provider(settings)
+    if values.get(GATEWAY_CONFIG) and not os.access(gateway_config, os.R_OK):
+        raise BadSettings(
+            "GATEWAY_CONFIG to name a readable file",
+            str(gateway_config),
+            "mend GATEWAY_CONFIG in .env, or unset it for the shipped mlflow/gateway.yaml",
+        )
+    _check_provider(settings, shipped=not values.get(GATEWAY_CONFIG))
     return settings
 
 
@@ -152,6 +168,19 @@ def write_private(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def _secrets_named_in(path: Path) -> list[str]:
+    """Names of variables in a gateway configuration, comments left out; a file that can't be read names none here, and is
+    refused where it is used."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return []
+    found = _VARIABLE.findall(_COMMENT.sub("", text))
+    return [
+        name for name in dict.fromkeys(found) if name not in PROVIDER_CHOICES and not name.startswith("DEMO_")
+    ]
+
+
 def _number(values: dict[str, str], name: str, default: int, low: int, high: int) -> int:
     text = values.get(name, "").strip()
     if not text:
@@ -178,7 +207,7 @@ def _ca_bundle(values: dict[str, str]) -> Path | None:
     return None
 
 
-def _check_provider(settings: Settings) -> None:
+def _check_provider(settings: Settings, *, shipped: bool) -> None:
     for name, value in settings.keys.items():
         if any(character.isspace() or character in "'\"" for character in value):
             raise BadSettings(
@@ -199,7 +228,8 @@ def _check_provider(settings: Settings) -> None:
                 "only LLM_BASE_URL",
                 "set LLM_API_KEY in .env (any word where no key is asked)",
             )
-        if "CODER_MODEL" not in settings.provider:
+        # A configuration of the user's own may name the server's models itself.
+        if shipped and "CODER_MODEL" not in settings.provider:
             raise BadSettings(
                 "CODER_MODEL to name a model of LLM_BASE_URL",
                 "none",

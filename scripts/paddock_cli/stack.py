@@ -167,6 +167,16 @@ class Stack(Protocol):
         """How an agent outside reaches the stack. Raises NotRunning."""
         ...
 
+    def demo_variables(self) -> dict[str, str]:
+        """Where the demo model is for MLflow, and its key: what only the stack knows of the gateway's configuration.
+
+        Raises NotRunning."""
+        ...
+
+    def rotate_passphrase(self) -> None:
+        """Encrypt the gateway's secrets with a new passphrase; MLflow is away for some seconds. Raises StartFailed."""
+        ...
+
     def start_agent(self, request: Request) -> AgentProcess:
         """Start a run. Raises NotRunning."""
         ...

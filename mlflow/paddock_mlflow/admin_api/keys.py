@@ -49,6 +49,14 @@ class NewKey(BaseModel):
     tokens_per_minute: PerMinute | None = None
 
 
+class Opens(BaseModel):
+    """What a key may call from now on."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    endpoints: Annotated[list[str], Field(min_length=1, max_length=100)]
+
+
 class StackKey(BaseModel):
     """What the stack's own key opens."""
 
@@ -139,6 +147,17 @@ def put_stack_key(wanted: StackKey, creator: Annotated[str, Depends(administrato
 def get_key(key_id: str) -> dict[str, Any]:
     """One key, with what it spent. 404 where there is none."""
     with engine(load().tracking_database).connect() as connection:
+        return _shown(connection, [_known(connection, key_id)])[0]
+
+
+@router.patch("/{key_id}")
+def change_key(key_id: str, wanted: Opens) -> dict[str, Any]:
+    """Let a key call other endpoints, from its next call on. 404 where there is no such key, 400 for no such endpoint."""
+    endpoints = {name: _endpoint_id(name) for name in dict.fromkeys(wanted.endpoints)}
+    with engine(load().tracking_database).begin() as connection:
+        known = _known(connection, key_id)
+        _grant(known.username, endpoints.values(), ())
+        keys.open_endpoints(connection, key_id, list(endpoints))
         return _shown(connection, [_known(connection, key_id)])[0]
 
 

@@ -167,7 +167,7 @@ def read(api: Api, *, people: bool = True, keys: bool = True) -> State:
         for key in api.call("GET", f"{PADDOCK}/keys")["keys"]:
             if not key.get("revoked_at"):
                 state.keys.append(
-                    KeyState(key["id"], key["name"], key["username"], tuple(sorted(key["endpoints"])))
+                    KeyState(key["id"], key["name"], key["user"], tuple(sorted(key["endpoints"])))
                 )
     return state
 
