@@ -121,3 +121,6 @@ def match(path: str) -> Match | None:
     if found := _PROXY_PATH.fullmatch(path):
         return Match(PROXY, found.group(1), found.group(2))
     return None
+
+
+GEMINI_WHOLE = _GEMINI_ROUTES["generateContent"]
