@@ -219,13 +219,17 @@ budget_windows = Table(
     Column("policy_id", String(48), primary_key=True),
     Column("window_start", Moment, primary_key=True),
     Column("window_end", Moment, primary_key=True),
-    Column("scope", String(16), nullable=False),
-    Column("target", String(255), nullable=False),
+    Column("subject", String(300), nullable=False),
     Column("spent", Usd, nullable=False),
     Column("reserved", Usd, nullable=False),
+    Index("ix_paddock_budget_windows_subject", "subject"),
 )
-"""At every moment `spent` is the cost of all ended calls that began in the window and that the scope takes in, and
-`reserved` what those in flight hold; a row that is missing is made by adding them up."""
+"""Of MLflow's budget policies, and of keys (`policy_id` is `key:<id>`; a budget for the whole life lasts from 1970 to 9999).
+
+`subject` is whose calls count: `all`, `workspace:<name>`, `endpoint:<id>`, `user:<name>`, `key:<id>`. At every moment `spent`
+is the cost of all ended calls of the subject that began in the window, and `reserved` what those in flight hold; a row that
+is missing is made by adding them up.
+"""
 
 alerts = Table(
     "paddock_alerts",

@@ -22,7 +22,7 @@ def database(request: pytest.FixtureRequest) -> Any:
 
 
 def test_migrations_make_what_the_code_expects(database: Engine) -> None:
-    from paddock_mlflow.database import metadata
+    from paddock_mlflow.declared_prices import metadata
 
     def ours(_: object, name: str | None, kind: str, *__: object) -> bool:
         return kind != "table" or (str(name).startswith("paddock_") and name != "paddock_alembic_version")

@@ -106,12 +106,12 @@ def upgrade() -> None:
         sa.Column("policy_id", sa.String(48), primary_key=True),
         sa.Column("window_start", Moment, primary_key=True),
         sa.Column("window_end", Moment, primary_key=True),
-        sa.Column("scope", sa.String(16), nullable=False),
-        sa.Column("target", sa.String(255), nullable=False),
+        sa.Column("subject", sa.String(300), nullable=False),
         sa.Column("spent", Usd, nullable=False),
         sa.Column("reserved", Usd, nullable=False),
         **HOT,
     )
+    op.create_index("ix_paddock_budget_windows_subject", "paddock_budget_windows", ["subject"])
     op.create_table(
         "paddock_alerts",
         sa.Column("policy_id", sa.String(48), primary_key=True),
