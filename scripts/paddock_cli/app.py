@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from paddock_cli import console
+from paddock_cli.config_commands import config_app
 from paddock_cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(config_app)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")

@@ -17,6 +17,8 @@ CliError
 ├── RunnerFailed        the agent ended without a result
 ├── NotFound            no such run, trace or judge
 ├── TestsFailed         red tests or missing parts
+├── BadConfiguration    mistakes in the gateway's declared configuration
+├── NotApplied          it can't be applied, or not as a whole
 └── Declined            not confirmed
 """
 
@@ -149,6 +151,34 @@ class TestsFailed(CliError):
     """Red tests, or parts that were required and are missing."""
 
     exit_code = ExitCode.TESTS_FAILED
+
+
+class BadConfiguration(CliError):
+    """Mistakes in the gateway's declared configuration.
+
+    Args:
+        file: its name.
+        problems: each with line, column, path, expected, found, remedy.
+        text: the same, a line each, for people.
+    """
+
+    exit_code = ExitCode.BAD_CONFIGURATION
+
+    def __init__(self, file: str, problems: list[dict[str, object]], text: str) -> None:
+        count = f"{len(problems)} mistake{'' if len(problems) == 1 else 's'}"
+        super().__init__(f"{file} to be valid", f"{count}:\n{text}", "mend them; nothing was changed")
+        self.file = file
+        self.problems = problems
+
+    def as_json(self) -> dict[str, object]:
+        """As every failure, and `problems`."""
+        return {**super().as_json(), "file": self.file, "problems": self.problems}
+
+
+class NotApplied(CliError):
+    """The declared configuration can't be applied, or not as a whole."""
+
+    exit_code = ExitCode.NOT_APPLIED
 
 
 class Declined(CliError):

@@ -57,5 +57,9 @@ class ExitCode(IntEnum):
     """A test failed, or a required part is missing."""
     DECLINED = 34
     """The user did not confirm."""
+    BAD_CONFIGURATION = 35
+    """The gateway's declared configuration has mistakes."""
+    NOT_APPLIED = 36
+    """It can't be applied, or an apply was stopped in the middle; the message says what was done."""
     UNEXPECTED = 40
     """A defect of the command line; the message names the log."""
