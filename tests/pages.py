@@ -142,7 +142,7 @@ class GatewayPages:
         (thousands,) = re.findall(r"Token Usage\n([\d.]+)K", shown)
         assert float(thousands) == pytest.approx(used.tokens / 1000, abs=0.006)
         assert "0 (Overall error rate: 0.0%)" in shown
-        _picture(page, "gateway-usage.png")
+        _picture(page, "gateway-usage.png", height=1620)
 
     def test_the_budgets_page_shows_what_was_spent(self, page: Page, used: Used, product: Product) -> None:
         (window,) = [
@@ -155,7 +155,7 @@ class GatewayPages:
         expect(row).to_contain_text("Daily", timeout=20 * SECONDS)
         expect(row).to_contain_text("Reject")
         expect(row).to_contain_text(f"${window['current_spend']:.2f}")
-        _picture(page, "gateway-budgets.png")
+        _picture(page, "gateway-budgets.png", height=520)
 
 
 def _endpoint(product: Product) -> str:
@@ -170,8 +170,9 @@ def _policies(product: Product, used: Used) -> list[str]:
     return [one["budget_policy_id"] for one in policies if one.get("target_value") == used.endpoint_id]
 
 
-def _picture(page: Page, name: str) -> None:
+def _picture(page: Page, name: str, *, height: int) -> None:
     if target := os.environ.get("PADDOCK_SCREENSHOT"):
+        page.set_viewport_size({"width": 1500, "height": height})
         # The charts move into their place for a moment.
-        page.wait_for_timeout(1.5 * SECONDS)
+        page.wait_for_timeout(2 * SECONDS)
         page.screenshot(path=str(Path(target).with_name(name)))
