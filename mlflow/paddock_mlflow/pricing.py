@@ -180,8 +180,9 @@ class Prices:
             input_tokens_max: at most so many tokens of prompt, cached ones included.
             output_tokens_max: at most so many tokens are generated, reasoning included.
             service_tier: what the request asks for; empty for the standard.
-            cache_write: whether the prompt may be written to the provider's cache, which costs more than to read it.
-                Anthropic's models do it only where the request has `cache_control`, others by themselves.
+            cache_write: whether the request asks for the prompt to be written to the provider's cache, which costs
+                more than to read it (`cache_control`). It counts for Anthropic's models alone: those of others that
+                have such a price write by themselves.
             hour_cache: whether the request may ask for a cache of one hour (Anthropic's `"ttl": "1h"`).
         """
         found = self._model(provider, model)
@@ -195,7 +196,7 @@ class Prices:
         # A provider that does not offer the tier serves the standard one, or may.
         reachable = reachable.dearest(found.rates(input_tokens_max, ""))
         given = max(reachable.input, reachable.cache_read)
-        if cache_write:
+        if cache_write or "claude" not in model.lower():
             given = max(given, reachable.cache_write, reachable.cache_write_1h if hour_cache else _ZERO)
         made = max(reachable.output, reachable.reasoning)
         return (input_tokens_max * given + output_tokens_max * made).quantize(_STEP, ROUND_CEILING)

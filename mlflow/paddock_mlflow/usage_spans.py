@@ -296,7 +296,7 @@ class _Builder:
             attributes[name] = _json(streamed if streaming else once)
             if streaming and name == "method":
                 attributes["streaming"] = "true"
-        if attempt is self._answered and self._usage is not None:
+        if attempt is self._attempts[-1] and self._usage is not None:
             attributes["mlflow.chat.tokenUsage"] = _json(_token_usage(self._usage))
             if self._usage.reasoning:
                 attributes["gen_ai.usage.reasoning.output_tokens"] = str(self._usage.reasoning)
@@ -349,6 +349,8 @@ class _Builder:
                 self._attempts[answered]["provider"], self._attempts[answered]["model"], self._usage
             )
         if answered is None:
+            if not self._charged:
+                return None
             return _cost(self._charged) if index == (billed or [len(self._attempts) - 1])[-1] else None
         rest = self._charged - price.total if price is not None else Decimal(0)
         if billed and rest > 0 and price is not None:

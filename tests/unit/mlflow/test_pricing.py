@@ -237,6 +237,10 @@ class TestBounds:
         assert bound(hour_cache=False) == Decimal("0.00525")
         assert bound(cache_write=False) == Decimal("0.0045")
 
+    def test_models_that_write_to_their_cache_unasked(self, prices: Prices) -> None:
+        # gpt-5.6: 4 USD a million, 5 for what it writes.
+        assert prices.bound("openai", "gpt-5.6", 1000, 0, cache_write=False) == Decimal("0.005")
+
     def test_a_service_tier_that_is_asked_for(self, prices: Prices) -> None:
         standard = prices.bound("openai", "gpt-5", MILLION, 0, cache_write=False)
         assert standard == Decimal("1.25")

@@ -67,11 +67,15 @@ def stored_traces(engine: Any, experiment_id: str) -> list[dict[str, Any]]:
 def stock(server: Any) -> Iterator[Stock]:
     import mlflow
     from fastapi import FastAPI, Request
+    from mlflow.gateway.providers import utils as provider_utils
     from mlflow.server.gateway_api import gateway_router
     from starlette.testclient import TestClient
 
     from paddock_mlflow import settings, upstreams
+    from paddock_mlflow.gateway.connections import stock_post
 
+    shared_post = provider_utils._aiohttp_post
+    provider_utils._aiohttp_post = stock_post
     app = FastAPI()
     app.include_router(gateway_router)
 
@@ -95,6 +99,7 @@ def stock(server: Any) -> Iterator[Stock]:
         yield made
         mlflow.flush_trace_async_logging()
         upstreams.allow(allowed)
+    provider_utils._aiohttp_post = shared_post
 
 
 def make_endpoint(server: Any, name: str, models: list[str], url: str) -> tuple[str, str]:
