@@ -31,6 +31,7 @@ from werkzeug.datastructures import Authorization
 
 from paddock_mlflow import keys
 from paddock_mlflow.database import engine
+from paddock_mlflow.gateway import routes
 from paddock_mlflow.ledger.types import KeyCredential, UserCredential
 from paddock_mlflow.settings import load
 
@@ -43,9 +44,8 @@ MODELS = "/gateway/mlflow/v1/models"
 KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 """Where clients of Anthropic, Azure and Gemini put what those of OpenAI send as `Authorization: Bearer`."""
 
-ADMITTED: ContextVar[str | None] = ContextVar("paddock_admitted", default=None)
-"""The user of a call that the gateway's middleware has admitted and hands on to MLflow's own handler. `authenticate`
-takes its word; a key that comes to an invocation route without it is refused."""
+KEY: ContextVar[keys.Key | None] = ContextVar("paddock_key", default=None)
+"""The key that `authenticate` accepted for this request."""
 
 
 def identify(headers: Mapping[str, str], path: str) -> KeyCredential | UserCredential | None:
@@ -88,8 +88,7 @@ def authenticate() -> Authorization | Response:
     """The caller's identity, or the answer that refuses it. Reads Flask's current request."""
     from mlflow.server import auth
 
-    if (admitted := ADMITTED.get()) is not None:
-        return Authorization("basic", {"username": admitted, "password": None})
+    KEY.set(None)
     headers = {name.lower(): value for name, value in request.headers.items()}
     try:
         match identify(headers, request.path):
@@ -105,8 +104,18 @@ def authenticate() -> Authorization | Response:
                     return refusal
                 assert key is not None
                 username = key.username
+                KEY.set(key)
         # MLflow looks the user up again after this function, and takes a database that fails then for a stranger.
-        auth.store.get_user(username)
+        user = auth.store.get_user(username)
+        if (key := KEY.get()) is not None and user.is_admin:
+            # MLflow asks an administrator for no permission at all.
+            return _answer(
+                request.path,
+                403,
+                "PERMISSION_DENIED",
+                f"expected a key of a user who is no administrator, found {key.id} of {username}, who became one;"
+                " ask for a key of another user",
+            )
     except (OperationalError, DBAPIError, PoolTimeoutError):
         _logger.warning("the database of users and keys does not answer", exc_info=True)
         return _unavailable()
@@ -125,6 +134,13 @@ def _refusal(key: keys.Key | None, path: str, experiment_id: str) -> Response | 
             path,
             "expected a valid key, found one that is not known; set LLM_API_KEY to the key that `./paddock env` prints,"
             " or to one that `./paddock keys create` made",
+        )
+    if not _opened_by_keys(path):
+        return _answer(
+            path,
+            403,
+            "PERMISSION_DENIED",
+            f"expected a path that keys open, found {path}; people use their name and password here",
         )
     match key.state():
         case "revoked":
@@ -147,6 +163,11 @@ def _refusal(key: keys.Key | None, path: str, experiment_id: str) -> Response | 
             " mend x-mlflow-experiment-id, or make a key with `./paddock keys create --experiment NAME`",
         )
     return None
+
+
+def _opened_by_keys(path: str) -> bool:
+    """Whether a key may pass here at all. Whether it opens that endpoint, who admits the call decides."""
+    return path in (MODELS, TRACES) or routes.match(path) is not None
 
 
 def _user_of_password(credentials: str, on_gateway: bool) -> str | None:

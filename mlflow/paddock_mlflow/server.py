@@ -21,7 +21,7 @@ def create_app() -> object:
 
     from mlflow.server import auth
 
-    from paddock_mlflow import admin_api, artifacts, declared_prices, upstreams
+    from paddock_mlflow import admin_api, artifacts, declared_prices, deleted_users, listed_models, upstreams
     from paddock_mlflow.gateway import errors as gateway_errors
     from paddock_mlflow.guardrails import configuration
     from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
@@ -32,6 +32,8 @@ def create_app() -> object:
     app = auth.create_app()
     gateway_errors.register(app)
     admin_api.register(app)
+    listed_models.register()
+    deleted_users.register(settings.tracking_database)
     declared_prices.Watch.of_environment(settings.tracking_database).start()
     # Appended, so inside MLflow's authentication: what a stranger sends is refused before it is parsed.
     app.user_middleware.append(Middleware(IngestMiddleware))

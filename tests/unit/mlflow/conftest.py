@@ -80,8 +80,8 @@ def server(settings_environment: Path) -> Iterator[Server]:
         yield made
 
 
-def make_endpoint(server: Server, name: str, model: str) -> None:
-    """A gateway endpoint on a model of the protocol `openai`."""
+def make_endpoint(server: Server, name: str, model: str, api_base: str = "") -> None:
+    """A gateway endpoint on a model of the protocol `openai`, at OpenAI's address where none is given."""
 
     def post(path: str, body: dict[str, object]) -> dict[str, dict[str, str]]:
         answer = server.http.post(f"/api/3.0/mlflow/gateway/{path}", json=body, auth=ADMIN)
@@ -94,7 +94,7 @@ def make_endpoint(server: Server, name: str, model: str) -> None:
             "secret_name": f"{name}-key",
             "secret_value": {"api_key": "any"},
             "provider": "openai",
-            "auth_config": {},
+            "auth_config": {"api_base": api_base} if api_base else {},
         },
     )["secret"]["secret_id"]
     body = {"name": f"{name}-model", "secret_id": secret, "provider": "openai", "model_name": model}
