@@ -224,11 +224,12 @@ budget_windows = Table(
     Column("reserved", Usd, nullable=False),
     Index("ix_paddock_budget_windows_subject", "subject"),
 )
-"""Of MLflow's budget policies, and of keys (`policy_id` is `key:<id>`; a budget for the whole life lasts from 1970 to 9999).
+"""Of MLflow's budget policies, and of keys: `policy_id` is `key:<id>` then, and a budget for the whole life lasts from
+1970 to 9999.
 
-`subject` is whose calls count: `all`, `workspace:<name>`, `endpoint:<id>`, `user:<name>`, `key:<id>`. At every moment `spent`
-is the cost of all ended calls of the subject that began in the window, and `reserved` what those in flight hold; a row that
-is missing is made by adding them up.
+`subject` is whose calls count: `all`, `workspace:<name>`, `endpoint:<id>`, `user:<name>`, `key:<id>`. At every moment
+`spent` is the cost of all ended calls of the subject that began in the window, and `reserved` what those in flight hold;
+a row that is missing is made by adding them up.
 """
 
 alerts = Table(

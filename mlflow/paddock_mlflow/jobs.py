@@ -20,6 +20,8 @@ _logger = logging.getLogger(__name__)
 
 TRACE_INTERVAL_SECONDS = 2.0
 SESSION_INTERVAL_SECONDS = 60.0
+LEASE_INTERVAL_SECONDS = 1.0
+ALERT_INTERVAL_SECONDS = 2.0
 USAGE_INTERVAL_SECONDS = 0.5
 HEARTBEAT_ENV = "HEARTBEAT_FILE"
 
@@ -36,11 +38,15 @@ def run(settings: Settings) -> None:
         # Online judges call the gateway in this name (upstream sends no name and is refused, facts in docs).
         "MLFLOW_TRACKING_USERNAME": settings.judge_user,
         "MLFLOW_TRACKING_PASSWORD": settings.secret("internal_token"),
+        # An alert fires once: it must see a webhook that was made a moment ago.
+        "MLFLOW_WEBHOOK_CACHE_TTL": "0",
     }
-    from mlflow.server.handlers import _get_tracking_store
+    from mlflow.server.handlers import _get_model_registry_store, _get_tracking_store
     from mlflow.server.jobs._executor_runner import _select_executor, run_executor_loop
 
+    from paddock_mlflow.budgets import AlertTick
     from paddock_mlflow.judging import SessionJudging, TraceJudging
+    from paddock_mlflow.ledger.sweep import Sweep
     from paddock_mlflow.usage_traces import UsageTraces
 
     stop = threading.Event()
@@ -55,10 +61,13 @@ def run(settings: Settings) -> None:
     usage = UsageTraces(settings.tracking_database)
     if again := usage.recover():
         _logger.info("%d record(s) without a usage trace were set aside; trying them again", again)
+    alerts = AlertTick(settings.tracking_database, _get_model_registry_store())
     for name, tick, interval in (
         ("judge-traces", traces.tick, TRACE_INTERVAL_SECONDS),
         ("judge-sessions", sessions.tick, SESSION_INTERVAL_SECONDS),
         ("usage-traces", usage.tick, USAGE_INTERVAL_SECONDS),
+        ("expire-leases", Sweep(settings.tracking_database).tick, LEASE_INTERVAL_SECONDS),
+        ("budget-alerts", alerts.tick, ALERT_INTERVAL_SECONDS),
         ("archive-traces", _archival_tick(store), SESSION_INTERVAL_SECONDS),
     ):
         threading.Thread(target=_repeat, args=(name, tick, interval, stop), name=name, daemon=True).start()

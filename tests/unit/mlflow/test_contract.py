@@ -17,6 +17,17 @@ PRIVATE = {
         "mlflow.store.artifact.artifact_repository_registry:_artifact_repository_registry.register",
         "mlflow.store.artifact.s3_artifact_repo:S3ArtifactRepository._download_file",
     ],
+    "budgets": [
+        "mlflow.gateway.budget:fire_budget_exceeded_webhooks",
+        "mlflow.gateway.budget_tracker:BudgetTracker._get_window_info",
+        "mlflow.gateway.budget_tracker:_budget_tracker",
+        "mlflow.gateway.budget_tracker:_compute_window_end",
+        "mlflow.gateway.budget_tracker:_compute_window_start",
+        "mlflow.gateway.budget_tracker:_policy_applies",
+        "mlflow.server.handlers:_get_model_registry_store",
+        "mlflow.store.tracking.dbmodels.models:SqlGatewayBudgetPolicy.target_value",
+        "mlflow.store.tracking.dbmodels.models:SqlGatewayBudgetPolicy.workspace",
+    ],
     "identity": [
         "mlflow.environment_variables:_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN.get",
         "mlflow.gateway.constants:MLFLOW_GATEWAY_AUTH_HEADER",
@@ -109,6 +120,12 @@ def test_every_private_import_of_the_plugin_is_listed(root: Path) -> None:
         ("mlflow.gateway.ssrf:_assert_public_ip", ["ip_str", "host"]),
         ("mlflow.utils.validation:_validate_gateway_api_base", ["url"]),
         ("mlflow.server.auth:_authenticate_cached", ["username", "password"]),
+        ("mlflow.gateway.budget_tracker:_compute_window_start", ["duration", "now", ""]),
+        ("mlflow.gateway.budget_tracker:_compute_window_end", ["duration", "window_start", ""]),
+        (
+            "mlflow.gateway.budget:fire_budget_exceeded_webhooks",
+            ["newly_exceeded", "workspace", "registry_store", ""],
+        ),
     ],
 )
 def test_a_function_that_is_replaced_or_called_takes_the_same(
@@ -159,3 +176,14 @@ def test_stock_mlflow_still_loses_what_the_translation_adds(server: Any, experim
     assert "cache_read_input_tokens" not in json.loads(info.trace_metadata["mlflow.trace.tokenUsage"])
     assert "mlflow.traceName" not in info.tags
     assert not server.client.search_traces(locations=[experiment], filter_string="span.type = 'TOOL'")
+
+
+def test_the_ledger_is_what_mlflow_asks_about_budgets(server: Any) -> None:
+    """A tracker of upstream's own would let calls pass that the ledger does not know."""
+    from mlflow.gateway.budget_tracker import BudgetTracker, get_budget_tracker
+
+    from paddock_mlflow.budgets import LedgerBudgets
+
+    assert isinstance(get_budget_tracker(), LedgerBudgets)
+    # Nothing new that a tracker must answer.
+    assert BudgetTracker.__abstractmethods__ <= set(vars(LedgerBudgets))
