@@ -9,6 +9,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlparse
 
+from identities import ADMIN
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -68,3 +70,41 @@ def scripted_provider() -> Iterator[ScriptedProvider]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def make_endpoint(server: Any, name: str, models: list[str], url: str) -> tuple[str, str]:
+    """An endpoint whose models fall back in their order; returns its id and its experiment's."""
+
+    def post(path: str, body: dict[str, Any]) -> dict[str, Any]:
+        answer = server.http.post(f"/api/3.0/mlflow/gateway/{path}", json=body, auth=ADMIN)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    links = []
+    for order, entry in enumerate(models):
+        provider, _, model = entry.partition("/")
+        secret = {
+            "secret_name": f"{name}-{order}",
+            "secret_value": {"api_key": "any"},
+            "provider": provider,
+            "auth_config": {"api_base": url},
+        }
+        secret_id = post("secrets/create", secret)["secret"]["secret_id"]
+        definition = {
+            "name": f"{name}-{order}",
+            "secret_id": secret_id,
+            "provider": provider,
+            "model_name": model,
+        }
+        made = post("model-definitions/create", definition)["model_definition"]["model_definition_id"]
+        link = {
+            "model_definition_id": made,
+            "linkage_type": "FALLBACK" if order else "PRIMARY",
+            "weight": 1.0,
+        }
+        links.append(link | ({"fallback_order": order} if order else {}))
+    body = {"name": name, "usage_tracking": True, "model_configs": links}
+    if len(links) > 1:
+        body["fallback_config"] = {"strategy": "SEQUENTIAL", "max_attempts": len(links)}
+    endpoint = post("endpoints/create", body)["endpoint"]
+    return endpoint["endpoint_id"], endpoint["experiment_id"]
