@@ -116,12 +116,12 @@ def revoke_of_user(connection: Connection, username: str) -> None:
 def put_stack_key(connection: Connection, sha256: bytes, key: Key) -> None:
     """Store the stack's own key, or bring its row up to date; what it opened before is replaced."""
     values = _values(key)
-    created = {name: values.pop(name) for name in ("id", "created_at", "created_by")}
+    opens = {name: values[name] for name in ("username", "endpoints", "experiment_ids")}
     changed = connection.execute(
-        keys.update().where(keys.c.id == key.id).values(sha256=sha256, **values)
+        keys.update().where(keys.c.id == key.id).values(sha256=sha256, **opens)
     ).rowcount
     if not changed:
-        connection.execute(keys.insert().values(sha256=sha256, **created, **values))
+        add(connection, sha256, key)
 
 
 def _columns() -> list[Any]:

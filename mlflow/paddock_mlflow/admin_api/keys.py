@@ -140,7 +140,7 @@ def put_stack_key(wanted: StackKey, creator: Annotated[str, Depends(administrato
     )
     with engine(settings.tracking_database).begin() as connection:
         keys.put_stack_key(connection, keys.digest(text), key)
-        return _shown(connection, [key])[0]
+        return _shown(connection, [_known(connection, key.id)])[0]
 
 
 @router.get("/{key_id}")
