@@ -359,6 +359,41 @@ class EndToEnd:
         assert found["request"] == TASK
         assert trace_id in product.paddock("traces", "--limit", "100").out
 
+    def test_the_ledger_and_the_runs_trace_tell_the_same_cost(
+        self, product: Product, finished: Finished
+    ) -> None:
+        listed = product.paddock("traces", "--limit", "100", "--json").document["traces"]
+        trace = next(trace for trace in listed if trace["trace_id"] == finished.run["trace_id"])
+
+        answer = product.paddock("costs", "--by", "run", "--since", "1d", "--json")
+
+        assert answer.code == 0, answer.err
+        (group,) = [row for row in answer.document["groups"] if row["group"] == finished.run["run_id"]]
+        assert float(group["cost_usd"]) > 0
+        assert float(group["cost_usd"]) == pytest.approx(trace["cost_usd"], abs=1e-5)
+        assert group["input_tokens"] == trace["tokens"]["input_tokens"]
+        assert finished.run["run_id"] in product.paddock("costs", "--by", "run", "--csv", "-").out
+
+    def test_every_call_has_its_usage_trace_soon(self, product: Product, finished: Finished) -> None:
+        """The job process writes them; a call that is not settled has none yet."""
+
+        def written() -> bool:
+            answer = product.api("GET", "/api/3.0/paddock/costs")
+            return answer["usage_traces"] == {"waiting": 0, "set_aside": 0}
+
+        eventually(written, 30, "every record in the outbox to become a trace")
+        experiment = product.api("GET", f"{GATEWAY}/endpoints/get?name=coder")["endpoint"]["experiment_id"]
+        body = {
+            "locations": [{"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment}}],
+            "filter": f"metadata.`paddock.run_id` = '{finished.run['run_id']}'",
+        }
+        found = product.api("POST", "/api/3.0/mlflow/traces/search", json=body)["traces"]
+        costs = [json.loads(trace["trace_metadata"]["mlflow.trace.cost"])["total_cost"] for trace in found]
+        answer = product.paddock("costs", "--by", "run", "--json").document
+        (group,) = [row for row in answer["groups"] if row["group"] == finished.run["run_id"]]
+        assert len(found) == group["calls"]
+        assert sum(costs) == pytest.approx(float(group["cost_usd"]), abs=1e-5)
+
     def test_evaluate_asks_a_judge_about_a_run(self, product: Product, finished: Finished) -> None:
         answer = product.paddock(
             *["evaluate", finished.run["run_id"], "--judge", "Correctness", "--expect", EXPECTATION, "--json"]
