@@ -68,6 +68,21 @@ class TestResponses:
         # The raw proxy's answers show their protocol themselves.
         assert from_response("unknown", body) == usage
 
+    def test_what_mlflow_leaves_out(self) -> None:
+        from mlflow.gateway.providers import anthropic, gemini
+        from mlflow.gateway.providers.base import PassthroughAction
+
+        google = gemini.GeminiProvider.__new__(gemini.GeminiProvider)
+        action = PassthroughAction.GEMINI_GENERATE_CONTENT
+        theirs = google._extract_passthrough_token_usage(action, {"usageMetadata": GEMINI})
+        assert theirs is not None
+        # 120 thoughts are missing.
+        assert theirs["output_tokens"] == 180
+        written = anthropic._extract_anthropic_passthrough_token_usage({"usage": ANTHROPIC})
+        assert written is not None
+        assert written["cache_creation_input_tokens"] == 300
+        assert "cache_creation_input_tokens_above_1hr" not in written
+
     def test_other_words_for_the_cache(self) -> None:
         deepseek = {"prompt_tokens": 10, "completion_tokens": 1, "prompt_cache_hit_tokens": 4}
         assert from_response("openai_chat", {"usage": deepseek}) == Usage(input=10, output=1, cache_read=4)
