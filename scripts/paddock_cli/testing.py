@@ -1,7 +1,8 @@
 """`./paddock test`: every test that this machine can run, in the environments that the parts themselves use.
 
-Two sessions of pytest, because the agent runner and MLflow can't share an environment. What is missing on the machine is
-looked at first and named; tests that need it are skipped with that reason, or fail where it is required.
+Three sessions of pytest, because the agent runner, MLflow and the clients of its gateway can't share an environment.
+What is missing on the machine is looked at first and named; tests that need it are skipped with that reason, or fail
+where it is required.
 """
 
 import os
@@ -24,6 +25,7 @@ from paddock_cli.settings import PROVIDER_CHOICES, PROVIDER_KEYS, Paths
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 REQUIRE_ENV = "PADDOCK_TEST_REQUIRE"
 MISSING_ENV = "PADDOCK_TEST_MISSING"
+SERVERS_ENV = "PADDOCK_TEST_STACK_PYTHON"
 _NO_TESTS = 5
 """pytest's exit code where it collected nothing."""
 
@@ -36,6 +38,8 @@ class Session:
     lock: str
     python_path: tuple[str, ...]
     tests: tuple[str, ...]
+    servers: str = ""
+    """The lock of the environment that its tests start servers from, in PADDOCK_TEST_STACK_PYTHON."""
 
 
 SESSIONS = (
@@ -52,6 +56,13 @@ SESSIONS = (
             "tests/stack",
             "tests/browser",
         ),
+    ),
+    Session(
+        "clients",
+        "tests/requirements-clients.txt",
+        (),
+        ("tests/clients",),
+        servers="tests/requirements.txt",
     ),
 )
 
@@ -70,7 +81,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Summary:
-    """Both sessions and what the machine lacks."""
+    """All sessions and what the machine lacks."""
 
     outcomes: list[Outcome]
     missing: dict[str, str]
@@ -124,7 +135,7 @@ class Summary:
 
 
 def run(where: Paths, required: set[str], keyword: str, selected: list[str], *, as_json: bool) -> Summary:
-    """Run both sessions.
+    """Run all sessions.
 
     Args:
         required: of `docker`, `browser`: missing is then a failure.
@@ -216,6 +227,8 @@ def _run_session(
         REQUIRE_ENV: ",".join(sorted(required)),
         MISSING_ENV: "\n".join(f"{part}={reason}" for part, reason in sorted(missing.items())),
     }
+    if session.servers:
+        variables[SERVERS_ENV] = str(environments.python("test-stack", where.root / session.servers))
     console.say(f"--- {session.name}: {' '.join(tests)}", style="bold")
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
