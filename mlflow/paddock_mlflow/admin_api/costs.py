@@ -1,7 +1,7 @@
 """What was spent: the ledger's calls, added up by endpoint, user, key, run, day or model.
 
-The ledger has every call that was admitted, whether or not its endpoint is tracked. A refused call costs nothing and is
-not in it; it leaves a usage trace where the endpoint is tracked, and is counted by that.
+The ledger has every call that was admitted, whether or not its endpoint is tracked. A call that a budget refused costs
+nothing and is not in it; it leaves a usage trace where the endpoint is tracked, and is counted by that.
 """
 
 from collections.abc import Mapping
@@ -59,9 +59,9 @@ def costs(
 ) -> dict[str, Any]:
     """Calls, tokens and USD of each group, the dearest first (days in their order), and of all together.
 
-    `failed` calls had no good answer, `broken_off` ones were left by their client or lost with their server and cost
-    their bound, `refused` ones were not made. USD are decimal strings. Days are UTC. 400 where `since` is not before
-    `until`.
+    `failed` calls had no good answer or were stopped by a guardrail, `broken_off` ones were left by their client or lost
+    with their server and cost their bound, `refused` ones were not made for want of a budget. USD are decimal strings.
+    Days are UTC. 400 where `since` is not before `until`.
     """
     until = until or now()
     since = since or until - timedelta(days=DEFAULT_DAYS)
@@ -136,7 +136,7 @@ def _sums(group: ColumnElement[Any], since: datetime, until: datetime) -> Select
 
 
 def _refused(connection: Connection, by: By, since: datetime, until: datetime) -> dict[str, int]:
-    """How many calls of each group were refused, by their usage traces."""
+    """How many calls of each group were not even admitted, by their usage traces."""
     # MLflow reads its environment at import.
     from mlflow.store.tracking.dbmodels.models import SqlTraceInfo as Trace
     from mlflow.store.tracking.dbmodels.models import SqlTraceMetadata as Metadata
@@ -146,8 +146,11 @@ def _refused(connection: Connection, by: By, since: datetime, until: datetime) -
 
     of_group = {By.USER: TraceMetadataKey.AUTH_USERNAME, By.KEY: "paddock.key_id", By.RUN: "paddock.run_id"}
     marked = select(Metadata.request_id).where(Metadata.key == REFUSED)
+    # A call that a guardrail stopped was admitted, and is among the failed ones.
+    admitted = select(calls.c.call_id).where(calls.c.call_id == func.substr(Trace.request_id, len("tr-") + 1))
     query = select(func.count()).where(
         Trace.request_id.in_(marked),
+        ~admitted.exists(),
         Trace.timestamp_ms >= int(since.timestamp() * 1000),
         Trace.timestamp_ms < int(until.timestamp() * 1000),
     )

@@ -92,10 +92,13 @@ def report(request: pytest.FixtureRequest, server: Any, monkeypatch: pytest.Monk
                 created_by="admin",
             )
         )
-        outbox = [encode(refused), b"unreadable"]
+        # Stopped by a guardrail: in the ledger, and so no refused one.
+        stopped = refused | {"call_id": "5" * 32}
+        connection.execute(calls.update().where(calls.c.call_id == "call-4").values(call_id="5" * 32))
+        outbox = [encode(refused), encode(stopped), b"unreadable"]
         rows = [{"experiment_id": "88", "record": record, "created_at": now()} for record in outbox]
         connection.execute(usage_outbox.insert(), rows)
-    assert UsageTraces(url).tick() == 1
+    assert UsageTraces(url).tick() == 2
 
     def ask(by: str) -> dict[str, Any]:
         return costs.costs(costs.By(by), DAY - timedelta(days=7), DAY + timedelta(hours=1))
