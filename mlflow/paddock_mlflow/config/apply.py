@@ -12,6 +12,7 @@ from paddock_mlflow.config.desired import (
     BudgetEntry,
     Desired,
     EndpointEntry,
+    GuardrailEntry,
     KeyEntry,
     ModelEntry,
     PriceEntry,
@@ -216,6 +217,26 @@ class _Writer:
 
     def _delete_endpoint(self, change: Change) -> None:
         self._api.call("DELETE", f"{GATEWAY}/endpoints/delete", json={"endpoint_id": change.id})
+
+    # Guardrails
+
+    def _write_guardrail(self, change: Change) -> None:
+        entry = change.entry
+        assert isinstance(entry, GuardrailEntry)
+        body = {
+            "name": entry.name,
+            "scorer": entry.scorer,
+            "stage": entry.stage,
+            "action": entry.action,
+            "endpoints": list(entry.endpoints),
+            "instructions": entry.instructions,
+            "model": entry.model,
+            "order": entry.order,
+        }
+        self._api.call("PUT", f"{PADDOCK}/guardrails", json=body)
+
+    def _delete_guardrail(self, change: Change) -> None:
+        self._api.call("DELETE", f"{PADDOCK}/guardrails/{change.id}")
 
     # Users
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from paddock_mlflow.config.guardrails import DEFAULT_MODEL, SCORERS
 from paddock_mlflow.config.model import KEPT, Configuration, Endpoint, Price, Provider
 
 _SETTING = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
@@ -23,11 +24,8 @@ class SecretEntry:
     credentials: Mapping[str, str] | None = field(repr=False, hash=False)
     auth: Mapping[str, str] = field(hash=False)
     variables: tuple[str, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """As MLflow lists it."""
-        return secret_name(self.provider)
+    name: str = ""
+    """As MLflow lists it."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +91,8 @@ class GuardrailEntry:
     endpoints: tuple[str, ...]
     instructions: str = ""
     model: str = ""
+    order: int = 0
+    """Its place among those of an endpoint: that in the file."""
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,9 @@ class Desired:
     """Providers that the file has and that are not there, for want of a key."""
 
 
-def secret_name(provider: str) -> str:
+def secret_name(name: str, provider: Provider) -> str:
     """The name of a provider's secret in MLflow."""
-    return f"{provider}-key"
+    return provider.secret_name or f"{name}-key"
 
 
 def settings_in(text: str | None) -> list[str]:
@@ -275,7 +275,8 @@ class Resolver:
         return entry.name
 
     def _entry(self, name: str, provider: str, model: str) -> ModelEntry:
-        return ModelEntry(name, secret_name(provider), self._providers[provider].kind, model)
+        declared = self._providers[provider]
+        return ModelEntry(name, secret_name(provider, declared), declared.kind, model)
 
 
 def resolve(configuration: Configuration, variables: Mapping[str, str]) -> Desired:
@@ -298,7 +299,7 @@ def resolve(configuration: Configuration, variables: Mapping[str, str]) -> Desir
     }
     return Desired(
         secrets={
-            secret_name(name): _secret(name, configuration.providers[name], variables)
+            (entry := _secret(name, configuration.providers[name], variables)).name: entry
             for name in resolver.there
         },
         models=resolver.models,
@@ -331,11 +332,12 @@ def resolve(configuration: Configuration, variables: Mapping[str, str]) -> Desir
                 rail.scorer,
                 rail.stage,
                 rail.action,
-                tuple(rail.endpoints),
+                tuple(sorted(rail.endpoints)),
                 rail.instructions or "",
-                rail.model or "",
+                (rail.model or DEFAULT_MODEL) if SCORERS[rail.scorer].judges else "",
+                order,
             )
-            for name, rail in configuration.guardrails.items()
+            for order, (name, rail) in enumerate(configuration.guardrails.items())
         },
         users=None
         if configuration.users is None
@@ -415,4 +417,5 @@ def _secret(name: str, provider: Provider, variables: Mapping[str, str]) -> Secr
         credentials=None if provider.secret == KEPT else values,
         auth={**provider.options, **({"api_base": base} if base else {})},
         variables=tuple(needed.values()),
+        name=secret_name(name, provider),
     )

@@ -7,11 +7,11 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, get_args
 
 from paddock_mlflow.config import fingerprints
 from paddock_mlflow.config.desired import credentials_of
-from paddock_mlflow.config.model import KEPT, Configuration
+from paddock_mlflow.config.model import KEPT, Configuration, Kind
 from paddock_mlflow.config.plan import STACK_USERS, shares_of
 from paddock_mlflow.config.state import SecretState, State
 from paddock_mlflow.config.validation import OWN_UPSTREAMS
@@ -52,8 +52,10 @@ def _providers(
 ) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for secret in state.secrets.values():
-        name = secret.name.removesuffix("-key")
+        name = _provider(secret.name, state)
         entry: dict[str, Any] = {"kind": secret.kind, **_credentials(name, secret, state, known, variables)}
+        if secret.name != f"{name}-key":
+            entry["secret_name"] = secret.name
         auth = dict(secret.auth)
         if base := auth.pop("api_base", ""):
             own = next((one for one in OWN_UPSTREAMS if variables.get(one) == base), None)
@@ -79,12 +81,24 @@ def _credentials(
     return {"secret": KEPT}
 
 
+def _provider(secret: str, state: State) -> str:
+    """The name of the provider whose key a secret is: the secret's own, as far as it can be one and is not taken."""
+    names: dict[str, str] = {}
+    # The stack's own names first: they say what the provider is called.
+    for one in sorted(state.secrets, key=lambda name: not name.endswith("-key")):
+        wanted = re.sub(r"[^A-Za-z0-9_.-]+", "-", one.removesuffix("-key")).lstrip("_.-") or "provider"
+        while wanted in names.values():
+            wanted += "-2"
+        names[one] = wanted
+    return names[secret]
+
+
 def _models(state: State) -> dict[str, dict[str, Any]]:
     found = {}
     for model in state.models.values():
         if not model.secret:
             continue
-        entry: dict[str, Any] = {"provider": model.secret.removesuffix("-key"), "model": model.model}
+        entry: dict[str, Any] = {"provider": _provider(model.secret, state), "model": model.model}
         price = state.prices.get((model.kind, model.model))
         if price is not None:
             amounts = {
@@ -221,6 +235,9 @@ def unexportable(state: State) -> Iterator[str]:
     for rail in state.guardrails:
         if not rail.scorer:
             yield f"guardrail {rail.name}: its scorer is none that a file can name"
+    for secret in state.secrets.values():
+        if secret.kind not in get_args(Kind):
+            yield f"secret {secret.name}: its kind {secret.kind or '(none)'} is none that a file can name; so its models"
     for model in state.models.values():
         if not model.secret:
             yield f"model {model.name}: it has lost its provider; delete it, or give it one in the UI"

@@ -1,24 +1,34 @@
-"""Which scorers can guard a call, and at which stage."""
+"""Which scorers a file can name to guard calls, and what each can do."""
 
 from dataclasses import dataclass
+
+STAGES = ("before", "after")
+DEFAULT_MODEL = "judge"
+"""The endpoint that decides where none is named."""
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """What a guardrail's scorer can do: at which stages it works, and whether it can mask what it finds."""
+    """`actions`: sanitization needs a place that can be masked. `judges`: an endpoint's model decides."""
 
-    stages: tuple[str, ...]
     actions: tuple[str, ...]
     judges: bool = False
-    """Whether a model decides, in which case `instructions` and `model` are needed."""
+    instructed: bool = False
+    """Whether it needs `instructions`."""
 
 
-SCORERS: dict[str, Scorer] = {}
-
-REFUSED = {
-    "Safety": (
-        "MLflow 3.17 calls it with arguments that it does not take, so that every call of the endpoint would fail",
-        "take the scorer `Judge` with instructions that say what is unsafe",
-    ),
+SCORERS = {
+    "PIIDetection": Scorer(("validation", "sanitization")),
+    "SecretDetection": Scorer(("validation", "sanitization")),
+    "Safety": Scorer(("validation",), judges=True),
+    "Judge": Scorer(("validation",), judges=True, instructed=True),
 }
-"""Scorers that MLflow accepts and that then fail every call: the reason, and what to take."""
+"""MLflow's PIIDetection and Safety, its RegexMatch for keys and tokens, and a judge made by its make_judge."""
+
+UNUSABLE = {
+    "Correctness": "it compares with an expected answer, which a call does not have",
+    "Equivalence": "it compares with an expected answer, which a call does not have",
+    "ToolCallEfficiency": "it looks at a whole trace, which a call is not yet",
+    "ToolCallCorrectness": "it looks at a whole trace, which a call is not yet",
+}
+"""Scorers of MLflow that can't guard, and why."""

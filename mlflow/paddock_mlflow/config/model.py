@@ -16,7 +16,9 @@ UNITS = ("minute", "hour", "day", "week", "month")
 
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$")]
 """Of an endpoint or a provider: letters, digits, and `_ . -`."""
-ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@-]{0,199}$")]
+ModelName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.:/@+() -]{0,199}$")]
+"""Of a model, guardrail or webhook: what people type into the UI, too."""
+UserName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$")]
 SecretName = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]{2,99}$")]
 """Of a variable of .env, which is a file of the same name in small letters for the stack's services."""
 Setting = Annotated[str, StringConstraints(pattern=r"^\$\{[A-Z][A-Z0-9_]*\}$")]
@@ -26,6 +28,7 @@ Usd = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=18, decimal_places
 PerMinute = Annotated[int, Field(gt=0, le=2_000_000_000)]
 
 Kind = Literal[
+    "ai21labs",
     "anthropic",
     "azure",
     "bedrock",
@@ -34,10 +37,14 @@ Kind = Literal[
     "deepseek",
     "gemini",
     "groq",
+    "huggingface-text-generation-inference",
+    "litellm",
     "mistral",
     "ollama",
     "openai",
     "openrouter",
+    "portkey",
+    "sap-ai-core",
     "togetherai",
     "vertex_ai",
     "xai",
@@ -78,6 +85,9 @@ class Provider(Strict):
         "always",
         description="`always`: a missing key is an error. `secret set`: without a key the provider is not there, and"
         " neither are its models. `no other provider`: there only where no other one is.",
+    )
+    secret_name: str | None = Field(
+        None, min_length=1, max_length=255, description="Its name in MLflow; `<provider>-key` if left out."
     )
     options: dict[str, str] = Field(
         default_factory=dict,
@@ -161,16 +171,23 @@ class RateLimit(Strict):
 class Guardrail(Strict):
     """A look at each call, before or after the model."""
 
-    scorer: str = Field(min_length=1, description="A scorer that guards, such as SecretDetection.")
+    scorer: str = Field(
+        min_length=1,
+        description="PIIDetection or SecretDetection, which find; Safety or Judge, where a model decides.",
+    )
     stage: Literal["before", "after"]
     action: Literal["validation", "sanitization"] = Field(
         description="`validation` refuses the call; `sanitization` masks what was found."
     )
     endpoints: Annotated[list[Name], Field(min_length=1)]
     instructions: str | None = Field(
-        None, min_length=1, description="For the scorer `Judge`: what it is to decide, in words."
+        None,
+        min_length=1,
+        description="For `Judge`: what it is to decide, with {{ inputs }}, and after a call {{ outputs }}, in it.",
     )
-    model: Name | None = Field(None, description="For the scorer `Judge`: the endpoint that decides.")
+    model: Name | None = Field(
+        None, description="For `Judge` and `Safety`: the endpoint that decides, `judge` if left out."
+    )
 
 
 class Grants(Strict):
@@ -191,7 +208,7 @@ class User(Strict):
 class Key(Strict):
     """Limits of a key that `./paddock keys create` made. Its text is shown once, there, and never stands in a file."""
 
-    user: Name
+    user: UserName
     endpoints: Annotated[list[Name], Field(min_length=1)] | None = Field(
         None, description="Endpoints that the key may call; those it was made with if left out."
     )
@@ -222,10 +239,10 @@ class Configuration(Strict):
     endpoints: dict[Name, Endpoint] = Field(min_length=1)
     budgets: list[Budget] = Field(default_factory=list)
     rate_limits: list[RateLimit] = Field(default_factory=list)
-    guardrails: dict[Name, Guardrail] = Field(default_factory=dict)
-    users: dict[Name, User] | None = Field(
+    guardrails: dict[ModelName, Guardrail] = Field(default_factory=dict)
+    users: dict[UserName, User] | None = Field(
         None,
         description="Left out: users are nobody's business here. Given: users that it does not name are reported.",
     )
     keys: dict[Name, Key] = Field(default_factory=dict)
-    webhooks: dict[Name, Webhook] = Field(default_factory=dict)
+    webhooks: dict[ModelName, Webhook] = Field(default_factory=dict)

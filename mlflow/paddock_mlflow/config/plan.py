@@ -214,8 +214,12 @@ class _Work:
 
     def guardrails(self) -> Iterator[Change]:
         for name, entry in self._want.guardrails.items():
-            known = next((one for one in self._have.guardrails if one.name == name), None)
             new = _guardrail(entry)
+            same = [one for one in self._have.guardrails if one.name == name]
+            # Two of one name are what is left of a change that was cut off: the one that fits already is ours.
+            known = next(
+                (one for one in same if not _fields(_guardrail(one), new)), same[0] if same else None
+            )
             if known is None:
                 yield Change("create", "guardrail", name, _fields({}, new), entry)
             elif differences := _fields(_guardrail(known), new):
@@ -365,12 +369,14 @@ class _Work:
                 yield Change("delete", "rate limit", f"{rate.scope} {rate.target}", shown, id=rate.id)
 
     def _unmanaged_guardrails(self) -> Iterator[Change]:
-        seen: set[str] = set()
+        kept: set[str] = set()
+        for name, entry in self._want.guardrails.items():
+            same = [one for one in self._have.guardrails if one.name == name]
+            fitting = [one for one in same if not _fields(_guardrail(one), _guardrail(entry))] or same
+            kept |= {one.id for one in fitting[:1]}
         for rail in self._have.guardrails:
-            # MLflow lets several have one name; the first is the one that is looked after.
-            if rail.name not in self._want.guardrails or rail.name in seen:
+            if rail.id not in kept:
                 yield Change("delete", "guardrail", rail.name, _fields(_guardrail(rail), {}), id=rail.id)
-            seen.add(rail.name)
 
     def _unmanaged_endpoints(self) -> Iterator[Change]:
         for name, endpoint in self._have.endpoints.items():

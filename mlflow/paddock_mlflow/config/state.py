@@ -160,6 +160,8 @@ def read(api: Api, *, people: bool = True, keys: bool = True) -> State:
                 limit["id"], limit["scope"], target, limit["requests_per_minute"], limit["tokens_per_minute"]
             )
         )
+    for rail in api.call("GET", f"{PADDOCK}/guardrails")["guardrails"]:
+        state.guardrails.append(GuardrailState(**{**rail, "endpoints": tuple(rail["endpoints"])}))
     _webhooks(api, state, hashed["webhooks"])
     if people:
         _people(api, state, ids)

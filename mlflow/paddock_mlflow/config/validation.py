@@ -36,6 +36,7 @@ _ITEMS: dict[str, type[BaseModel]] = {
 }
 _LISTS: dict[str, type[BaseModel]] = {"budgets": model.Budget, "rate_limits": model.RateLimit}
 _SHOWN = 60
+_PLACEHOLDER = re.compile(r"{{\s*(\w+)\s*}}")
 
 
 @dataclass
@@ -266,9 +267,18 @@ class _Rules:
         )
 
     def _providers(self) -> Iterator[Problem]:
+        secrets: dict[str, str] = {}
         for name, provider in self._file.providers.items():
             steps: Steps = ("providers", name)
             needed = desired.credentials_of(provider)
+            named = desired.secret_name(name, provider)
+            if (first := secrets.setdefault(named, name)) != name:
+                yield self._problem(
+                    steps,
+                    "each secret of MLflow once",
+                    f"`{named}`, which {first} has",
+                    "give it another `secret_name`",
+                )
             if provider.secret and provider.credentials:
                 yield self._problem(
                     (*steps, "credentials"),
@@ -535,47 +545,65 @@ class _Rules:
                     yield self._unknown((*steps, "endpoints", index), "endpoints", endpoint)
             known = guardrails.SCORERS.get(rail.scorer)
             if known is None:
-                found, remedy = guardrails.REFUSED.get(
-                    rail.scorer, (f"`{rail.scorer}`", f"there are: {', '.join(guardrails.SCORERS)}")
-                )
-                if rail.scorer in guardrails.REFUSED:
-                    found = f"`{rail.scorer}`: {found}"
-                yield self._problem((*steps, "scorer"), "a scorer that can guard a call", found, remedy)
-                continue
-            if rail.stage not in known.stages:
+                why = guardrails.UNUSABLE.get(rail.scorer, "")
                 yield self._problem(
-                    (*steps, "stage"),
-                    f"{' or '.join(known.stages)} for {rail.scorer}",
-                    f"`{rail.stage}`",
-                    "mend it",
+                    (*steps, "scorer"),
+                    "a scorer that can guard a call",
+                    f"`{rail.scorer}`" + (f": {why}" if why else ""),
+                    f"take one of {', '.join(guardrails.SCORERS)}",
                 )
+                continue
             if rail.action not in known.actions:
                 yield self._problem(
                     (*steps, "action"),
-                    f"{' or '.join(known.actions)} for {rail.scorer}",
+                    f"{' or '.join(known.actions)} for {rail.scorer}, which judges the whole and finds no place to mask",
                     f"`{rail.action}`",
-                    "mend it",
+                    "take validation, or mask by PIIDetection or SecretDetection",
                 )
             yield from self._judge(steps, rail, known)
 
     def _judge(self, steps: Steps, rail: model.Guardrail, known: guardrails.Scorer) -> Iterator[Problem]:
-        for name, value in (("instructions", rail.instructions), ("model", rail.model)):
-            if known.judges and not value:
-                yield self._problem(steps, f"`{name}` for the scorer {rail.scorer}", "none", f"add `{name}:`")
-            if value and not known.judges:
-                yield self._problem(
-                    (*steps, name), f"no `{name}` for {rail.scorer}, which asks no model", "one", "remove it"
-                )
-        if known.judges and rail.model:
-            if rail.model not in self._names["endpoints"]:
-                yield self._unknown((*steps, "model"), "endpoints", rail.model)
-            elif rail.model in rail.endpoints:
-                yield self._problem(
-                    (*steps, "model"),
-                    "another endpoint than those it guards",
-                    f"`{rail.model}`: it would guard its own question, without end",
-                    "take an endpoint of its own for judges",
-                )
+        if rail.model and not known.judges:
+            yield self._problem(
+                (*steps, "model"),
+                f"no `model` for {rail.scorer}, which asks none",
+                f"`{rail.model}`",
+                "remove it",
+            )
+        if rail.instructions and not known.instructed:
+            yield self._problem(
+                (*steps, "instructions"),
+                f"no `instructions` for {rail.scorer}",
+                "some",
+                "remove them, or take Judge",
+            )
+        if known.instructed:
+            yield from self._instructions(steps, rail)
+        if not known.judges:
+            return
+        decides = rail.model or guardrails.DEFAULT_MODEL
+        if decides not in self._names["endpoints"]:
+            yield self._unknown((*steps, "model"), "endpoints", decides)
+        elif decides in rail.endpoints:
+            yield self._problem(
+                (*steps, "model"),
+                "another endpoint to decide than those it guards",
+                f"`{decides}`: each look would ask for another look, without end",
+                "name an endpoint for judges that is not guarded by one",
+            )
+
+    def _instructions(self, steps: Steps, rail: model.Guardrail) -> Iterator[Problem]:
+        asked = set(_PLACEHOLDER.findall(rail.instructions or ""))
+        fitting = {"inputs"} if rail.stage == "before" else {"inputs", "outputs"}
+        if not asked or asked - fitting:
+            wanted = " or ".join(f"{{{{ {name} }}}}" for name in sorted(fitting))
+            found = ", ".join(f"{{{{ {name} }}}}" for name in sorted(asked)) or "no such place in them"
+            yield self._problem(
+                (*steps, "instructions") if rail.instructions else steps,
+                f"`instructions` that ask for {wanted} at the stage `{rail.stage}`",
+                found,
+                "write them like: Answer true if {{ inputs }} is about the project, else false.",
+            )
 
     def _people(self) -> Iterator[Problem]:
         for name, user in (self._file.users or {}).items():

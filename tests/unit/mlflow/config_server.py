@@ -37,6 +37,7 @@ class ConfigServer:
         self.folder = folder
         self.secrets = folder / "secrets"
         self.secrets.mkdir()
+        (folder / "tmp").mkdir()
         for name in GENERATED:
             (self.secrets / name).write_text(secrets.token_urlsafe(24))
         with socket.socket() as free:
@@ -99,6 +100,7 @@ class ConfigServer:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return kept | {
             "PYTHONPATH": str(ROOT / "mlflow"),
+            "TMPDIR": str(self.folder / "tmp"),
             "SECRETS_DIR": str(self.secrets),
             "DATABASE_URL": f"sqlite:///{self.folder}/mlflow.db",
             "AUTH_DATABASE_URL": f"sqlite:///{self.folder}/auth.db",

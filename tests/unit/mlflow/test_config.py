@@ -210,13 +210,34 @@ def test_the_valid_file_is_valid() -> None:
             id="limit of nothing",
         ),
         pytest.param(
-            VALID + "guardrails:\n  safe: {scorer: Safety, stage: after, action: validation, endpoints: [coder]}\n",
-            "g.yaml:13:10: guardrails.safe.scorer: expected a scorer that can guard a call, found `Safety`:"
-            " MLflow 3.17 calls"
-            " it with arguments that it does not take, so that every call of the endpoint would fail; take"
-            " the scorer `Judge`"
-            " with instructions that say what is unsafe",
-            id="Safety",
+            VALID + "guardrails:\n  right: {scorer: Correctness, stage: after, action: validation, endpoints: [coder]}\n",
+            "g.yaml:13:11: guardrails.right.scorer: expected a scorer that can guard a call, found"
+            " `Correctness`: it compares"
+            " with an expected answer, which a call does not have; take one of PIIDetection,"
+            " SecretDetection, Safety, Judge",
+            id="scorer that can't guard",
+        ),
+        pytest.param(
+            VALID + "guardrails:\n  safe: {scorer: Safety, stage: after, action: sanitization, endpoints: [coder]}\n",
+            "g.yaml:13:40: guardrails.safe.action: expected validation for Safety, which judges the whole"
+            " and finds no place"
+            " to mask, found `sanitization`; take validation, or mask by PIIDetection or SecretDetection",
+            id="scorer that can't mask",
+        ),
+        pytest.param(
+            VALID + "guardrails:\n  safe: {scorer: Safety, stage: before, action: validation, endpoints: [judge]}\n",
+            "g.yaml:13:3: guardrails.safe.model: expected another endpoint to decide than those it guards,"
+            " found `judge`:"
+            " each look would ask for another look, without end; name an endpoint for judges that is not"
+            " guarded by one",
+            id="judge that guards itself",
+        ),
+        pytest.param(
+            VALID + "guardrails:\n  on: {scorer: Judge, stage: before, action: validation, endpoints: [coder],"
+            " instructions: 'Is {{ outputs }} fine?'}\n",
+            "g.yaml:13:78: guardrails.on.instructions: expected `instructions` that ask for {{ inputs }} at the stage"
+            " `before`, found {{ outputs }}; write them like: ",
+            id="judge of what is not there yet",
         ),
         pytest.param(
             VALID + "users:\n  ada: {grants: {endpoints: [codr]}}\n",
@@ -263,7 +284,7 @@ def test_each_mistake_has_its_place_and_its_remedy(text: str, expected: str | No
     told = only(text)
     if expected is None:
         assert re.match(
-            r"g\.yaml:4:12: providers\.claude\.kind: expected 'anthropic', .*'xai', found `antropic`; ", told
+            r"g\.yaml:4:12: providers\.claude\.kind: expected 'ai21labs', .*'xai', found `antropic`; ", told
         )
     else:
         assert told.startswith(expected)
