@@ -44,6 +44,7 @@ def run(settings: Settings) -> None:
     from mlflow.server.handlers import _get_model_registry_store, _get_tracking_store
     from mlflow.server.jobs._executor_runner import _select_executor, run_executor_loop
 
+    from paddock_mlflow import declared_prices
     from paddock_mlflow.budgets import AlertTick
     from paddock_mlflow.judging import SessionJudging, TraceJudging
     from paddock_mlflow.ledger.sweep import Sweep
@@ -68,6 +69,11 @@ def run(settings: Settings) -> None:
         ("usage-traces", usage.tick, USAGE_INTERVAL_SECONDS),
         ("expire-leases", Sweep(settings.tracking_database).tick, LEASE_INTERVAL_SECONDS),
         ("budget-alerts", alerts.tick, ALERT_INTERVAL_SECONDS),
+        (
+            "declared-prices",
+            declared_prices.Watch.of_environment(settings.tracking_database).look,
+            declared_prices.LOOK_SECONDS,
+        ),
         ("archive-traces", _archival_tick(store), SESSION_INTERVAL_SECONDS),
     ):
         threading.Thread(target=_repeat, args=(name, tick, interval, stop), name=name, daemon=True).start()

@@ -37,6 +37,11 @@ from paddock_mlflow.config.state import (
 
 Told = Callable[[Change], None]
 
+AGENT = "agent"
+"""The user of the stack's agents."""
+STACK_KEY = "pk_stack"
+"""As `paddock_mlflow.keys` names it, which the command line can't import."""
+
 
 def compare(api: Api, desired: Desired) -> tuple[State, Plan]:
     """What the server has, and what would change.
@@ -258,6 +263,23 @@ class _Writer:
                 "permission": permission,
             }
             self._post(f"{PERMISSIONS}/grant", body)
+            if user == AGENT and kind == "gateway_endpoint":
+                self._open_to_agents(change)
+
+    def _open_to_agents(self, change: Change) -> None:
+        """The stack's own key, with which agents come, opens what their user is granted."""
+        assert isinstance(change.entry, UserEntry)
+        try:
+            opens = self._api.call("GET", f"{PADDOCK}/keys/{STACK_KEY}")["endpoints"]
+        except Refused as error:
+            # The set-up of a new stack makes it after this.
+            if error.status == 404:
+                return
+            raise
+        titles = {title for _, title, _ in change.entry.grants}
+        if not titles <= set(opens):
+            body = {"endpoints": [*opens, *sorted(titles - set(opens))]}
+            self._api.call("PATCH", f"{PADDOCK}/keys/{STACK_KEY}", json=body)
 
     def _delete_grant(self, change: Change) -> None:
         for user, kind, resource, _ in self._grants(change):
