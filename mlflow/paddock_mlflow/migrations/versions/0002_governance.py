@@ -20,6 +20,9 @@ HOT = {
     }
 }
 
+# A queue: all that comes goes again, and what is dead stands in the way of the next look.
+QUEUE = {"postgresql_with": {"autovacuum_vacuum_scale_factor": 0, "autovacuum_vacuum_threshold": 1000}}
+
 
 def upgrade() -> None:
     op.create_table(
@@ -125,6 +128,7 @@ def upgrade() -> None:
         sa.Column("record", sa.LargeBinary, nullable=False),
         sa.Column("created_at", Moment, nullable=False),
         sa.Column("error", sa.Text),
+        **QUEUE,
     )
     version = op.create_table(
         "paddock_config_version",
