@@ -208,7 +208,9 @@ class TestStreams:
         split = b"\r\n\r\n".join(event.replace(b"\n", b"\r\n") for event in events)
         assert split.count(b"\n") > text.count(b"\n")
         # A literal in the text is cut by it too; the figures are what counts.
-        assert read(protocol, [split]).usage == usage
+        for size in (1, 3, len(split)):
+            chunks = [split[at : at + size] for at in range(0, len(split), size)]
+            assert read(protocol, chunks).usage == usage
 
     def test_without_the_empty_line(self, protocol: str) -> None:
         text, usage = STREAMS[protocol]
