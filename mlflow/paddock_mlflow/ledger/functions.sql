@@ -26,9 +26,11 @@ BEGIN
 END $$;
 
 -- Calendar windows as mlflow.gateway.budget_tracker._compute_window_start and _compute_window_end make them, in UTC. No unit:
--- a window without end.
-CREATE FUNCTION paddock_window_start(unit text, count integer, at timestamptz) RETURNS timestamptz LANGUAGE sql STABLE AS $$
-  SELECT CASE unit
+-- a window without end. PL/pgSQL, since an argument that is used twice keeps SQL functions from being inlined, and each such
+-- call starts an executor.
+CREATE FUNCTION paddock_window_start(unit text, count integer, at timestamptz) RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN CASE unit
     WHEN 'MINUTES' THEN to_timestamp(floor(extract(epoch FROM at) / (60 * count)) * (60 * count))
     WHEN 'HOURS' THEN to_timestamp(floor(extract(epoch FROM at) / (3600 * count)) * (3600 * count))
     WHEN 'DAYS' THEN to_timestamp(floor(extract(epoch FROM at) / (86400 * count)) * (86400 * count))
@@ -38,19 +40,20 @@ CREATE FUNCTION paddock_window_start(unit text, count integer, at timestamptz) R
       (((extract(year FROM at AT TIME ZONE 'UTC') - 1970) * 12 + extract(month FROM at AT TIME ZONE 'UTC') - 1)::integer
         / count) * count)) AT TIME ZONE 'UTC'
     ELSE timestamptz '1970-01-01 00:00:00+00'
-  END
-$$;
+  END;
+END $$;
 
-CREATE FUNCTION paddock_window_end(unit text, count integer, start timestamptz) RETURNS timestamptz LANGUAGE sql STABLE AS $$
-  SELECT CASE unit
+CREATE FUNCTION paddock_window_end(unit text, count integer, start timestamptz) RETURNS timestamptz LANGUAGE plpgsql STABLE AS $$
+BEGIN
+  RETURN CASE unit
     WHEN 'MINUTES' THEN start + make_interval(secs => 60 * count)
     WHEN 'HOURS' THEN start + make_interval(secs => 3600 * count)
     WHEN 'DAYS' THEN start + make_interval(secs => 86400.0 * count)
     WHEN 'WEEKS' THEN start + make_interval(secs => 604800.0 * count)
     WHEN 'MONTHS' THEN (start AT TIME ZONE 'UTC' + make_interval(months => count)) AT TIME ZONE 'UTC'
     ELSE timestamptz '9999-12-31 00:00:00+00'
-  END
-$$;
+  END;
+END $$;
 
 -- Whose budgets a call counts in.
 CREATE FUNCTION paddock_subjects(p_endpoint_id text, p_workspace text, p_username text, p_key_id text) RETURNS text[]
@@ -286,6 +289,10 @@ BEGIN
   END IF;
 
   -- It may: only from here on is anything changed.
+  -- Not waiting for the disk lets go of the budgets' rows at once: calls would pass them one a flush otherwise. A settlement
+  -- waits, and what it waits for holds its admission too. A PostgreSQL that dies in between forgets the admission, not the
+  -- money: paddock_restore.
+  PERFORM set_config('synchronous_commit', 'off', true);
   IF v_bucket <> '{}' THEN
     UPDATE paddock_rate_buckets b SET requests = n.requests, tokens = n.tokens, updated_at = greatest(b.updated_at, v_now)
       FROM unnest(v_bucket, v_requests, v_tokens) AS n (id, requests, tokens) WHERE b.id = n.id;
@@ -417,6 +424,19 @@ BEGIN
   END LOOP;
   RETURN v_settled;
 END $$;
+
+-- Write an admission down again that PostgreSQL has forgotten, since it died before the admission was on its disk. Nothing is
+-- reserved any more: the settlement that follows adds its cost.
+CREATE FUNCTION paddock_restore(p_call_id text, p_age_seconds float8, p_endpoint_id text, p_endpoint_name text,
+  p_username text, p_key_id text, p_run_id text) RETURNS void LANGUAGE sql AS $$
+  INSERT INTO paddock_calls (call_id, started_at, endpoint_id, endpoint_name, workspace, username, key_id, run_id,
+      reserved_usd, reserved_tokens, lease_until)
+    SELECT p_call_id, s.at, p_endpoint_id, p_endpoint_name,
+      coalesce((SELECT e.workspace FROM endpoints e WHERE e.endpoint_id = p_endpoint_id), 'default'),
+      p_username, p_key_id, p_run_id, 0, 0, s.at
+    FROM (SELECT clock_timestamp() - make_interval(secs => p_age_seconds) AS at) s
+    ON CONFLICT DO NOTHING
+$$;
 
 -- Charge calls whose lease has run out their bound: their server died. Returns how many.
 CREATE FUNCTION paddock_expire() RETURNS integer LANGUAGE plpgsql AS $$

@@ -5,7 +5,9 @@ The connections are asyncpg's and apart from SQLAlchemy's, so no call waits for 
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -40,6 +42,8 @@ CLOSE_SECONDS = 10.0
 _ADMIT = "SELECT * FROM paddock_admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
 _EXTEND = "SELECT * FROM paddock_extend($1, $2)"
 _SETTLE = "SELECT paddock_settle($1, $2)"
+_UNKNOWN = "SELECT array_agg(x) FROM unnest($1::text[]) x WHERE NOT EXISTS (SELECT FROM paddock_calls WHERE call_id = x)"
+_RESTORE = "SELECT paddock_restore($1, $2, $3, $4, $5, $6, $7)"
 _EXPIRE = "SELECT paddock_expire()"
 _NOTE = (
     "INSERT INTO paddock_usage_outbox (experiment_id, record, created_at) VALUES ($1, $2, clock_timestamp())"
@@ -59,6 +63,7 @@ class PostgresLedger:
             make_url(url).set(drivername="postgresql").render_as_string(hide_password=False), CONNECTIONS
         )
         self._settlements = Settlements(self._write)
+        self._open: dict[str, _Open] = {}
 
     async def admit(self, admission: Admission) -> Admitted | Refused | StaleConfiguration:
         credential = admission.credential
@@ -90,7 +95,10 @@ class PostgresLedger:
                 swept = True
                 await self.expire()
                 continue
-            return answer(verdict, admission)
+            answered = answer(verdict, admission)
+            if isinstance(answered, Admitted):
+                self._open[admission.call_id] = _Open(admission, answered, time.monotonic())
+            return answered
 
     async def extend(self, call_id: str, amount: Decimal) -> Refused | None:
         row = dict(await self._connections.row(_EXTEND, call_id, usd(amount)))
@@ -125,11 +133,49 @@ class PostgresLedger:
             _logger.warning("call %s: %s", call_id, error)
 
     async def _write(self, batch: Sequence[Settlement]) -> None:
-        settled = await self._connections.value(
-            _SETTLE, orjson.dumps([_as_json(one) for one in batch]).decode(), [one.record for one in batch]
-        )
+        settled = await self._settled(batch)
+        if settled != len(batch):
+            lost = await self._restore(batch)
+            settled += await self._settled(lost) if lost else 0
         if settled != len(batch):
             _logger.debug("%d of %d settlement(s) were settled before", len(batch) - settled, len(batch))
+        for one in batch:
+            self._open.pop(one.call_id, None)
+
+    async def _settled(self, batch: Sequence[Settlement]) -> int:
+        settlements = orjson.dumps([_as_json(one) for one in batch]).decode()
+        return int(await self._connections.value(_SETTLE, settlements, [one.record for one in batch]))
+
+    async def _restore(self, batch: Sequence[Settlement]) -> list[Settlement]:
+        """Write the admissions down again that a dying PostgreSQL forgot; returns what is to be settled of them."""
+        unknown = await self._connections.value(_UNKNOWN, [one.call_id for one in batch]) or []
+        lost = [one for one in batch if one.call_id in unknown and one.call_id in self._open]
+        for settlement in lost:
+            known = self._open[settlement.call_id]
+            await self._connections.value(
+                _RESTORE,
+                settlement.call_id,
+                time.monotonic() - known.since,
+                known.admission.endpoint_id,
+                known.admission.endpoint_name,
+                known.admitted.username,
+                known.admitted.key_id,
+                known.admitted.run_id,
+            )
+            _logger.warning("call %s: PostgreSQL had forgotten its admission", settlement.call_id)
+        return [
+            replace(one, cost=self._open[one.call_id].admission.bound) if one.cost is None else one
+            for one in lost
+        ]
+
+
+@dataclass(frozen=True)
+class _Open:
+    """A call that was admitted here and is not settled yet. `since` is time.monotonic()'s."""
+
+    admission: Admission
+    admitted: Admitted
+    since: float
 
 
 def _as_json(settlement: Settlement) -> dict[str, Any]:
@@ -222,6 +268,8 @@ class Connections:
                 "jit": "off",
                 # The statements never change: a plan for any value is the plan.
                 "plan_cache_mode": "force_generic_plan",
+                # And it is made while the tables are empty, when reading them whole looks cheapest; they grow.
+                "enable_seqscan": "off",
                 "statement_timeout": str(int(STATEMENT_SECONDS * 1000)),
                 "timezone": "UTC",
             },
