@@ -1,5 +1,6 @@
 """The declared configuration against a real server: applied, applied again, cut off, pruned, exported, rotated."""
 
+import io
 import json
 import sqlite3
 import time
@@ -371,6 +372,110 @@ def test_the_set_up_refuses_a_file_with_mistakes_and_changes_nothing(
         f"{tmp_path}/mine.yaml:2:31: providers.x.secret: expected the secret NOT_SET_API_KEY" in done.stderr
     )
     assert "Traceback" not in done.stderr
+
+
+class TestCommandLine:
+    """`./paddock config` in this process, with the server in a stack's place."""
+
+    @pytest.fixture
+    def call(
+        self,
+        stack: ConfigServer,
+        bare: None,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> Callable[..., tuple[int, str, str]]:
+        from paddock_cli import __main__ as entry
+        from paddock_cli import selection
+        from paddock_cli.stack import Connection
+
+        class Stack:
+            def connection(self) -> Connection:
+                return Connection(stack.url, "admin", (stack.secrets / "admin_password").read_text())
+
+            def demo_variables(self) -> dict[str, str]:
+                return {name: value for name, value in stack.variables.items() if name not in SET}
+
+        monkeypatch.setattr(selection, "running", lambda where, settings: Stack())
+        (tmp_path / ".env").write_text("".join(f"{name}={value}\n" for name, value in SET.items()))
+        monkeypatch.setenv("PADDOCK_ENV_FILE", str(tmp_path / ".env"))
+        monkeypatch.setenv("PADDOCK_STATE_DIR", str(tmp_path / "state"))
+        monkeypatch.setenv("GATEWAY_CONFIG", str(tmp_path / "mine.yaml"))
+        (tmp_path / "mine.yaml").write_text(FULL)
+
+        def run(*arguments: str) -> tuple[int, str, str]:
+            monkeypatch.setattr("sys.argv", ["paddock", "config", *arguments])
+            code = int(entry.main())
+            told = capsys.readouterr()
+            return code, told.out, " ".join(told.err.split())
+
+        return run
+
+    def test_from_plan_to_export(self, call: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+        assert call("validate")[:2] == (0, f"{tmp_path}/mine.yaml is valid\n")
+        code, out, _ = call("plan", "--detailed-exitcode")
+        assert code == 2
+        assert "~ endpoint judge\n    model: demo → demo 70%, odd 30%\n" in out
+        assert "+ budget of all calls, 1 day, reject\n    amount: $50.5\n" in out
+        code, out, _ = call("apply", "--json")
+        assert (code, json.loads(out)["unmanaged"]) == (0, [])
+        assert call("plan", "--detailed-exitcode")[0] == 0
+        assert json.loads(call("plan", "--json")[1])["clean"] is True
+        assert call("apply")[:2] == (0, "The stack is as the file says.\n")
+        assert call("export", str(tmp_path / "exported.yaml"))[0] == 0
+        assert call("plan", str(tmp_path / "exported.yaml"), "--detailed-exitcode")[0] == 0
+
+    def test_a_prune_names_what_it_deletes_and_asks(
+        self, call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call("apply")
+        (tmp_path / "mine.yaml").write_text(FULL.replace("  no-cards:", "  other-cards:"))
+        assert "+ guardrail other-cards" in call("apply")[1]
+        monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
+        code, out, told = call("apply", "--prune")
+        assert code == 34
+        assert "- guardrail no-cards\n" in out
+        assert "Delete 1 thing that the file does not name?" in told
+        assert call("apply", "--prune", "--yes")[0] == 0
+        assert call("plan", "--detailed-exitcode")[0] == 0
+
+    def test_mistakes_are_told_with_an_exit_code_of_their_own(
+        self, call: Callable[..., tuple[int, str, str]], tmp_path: Path, api: CountingApi
+    ) -> None:
+        (tmp_path / "mine.yaml").write_text(
+            FULL.replace("amount: 5,", "amount: -5,").replace("demo: 70", "dmo: 70")
+        )
+        for command in ("validate", "plan", "apply"):
+            code, _, told = call(command)
+            assert code == 35
+            assert "found 2 mistakes:" in told
+        code, out, _ = call("validate", "--json")
+        assert [problem["path"] for problem in json.loads(out)["problems"]] == [
+            "endpoints.judge.split.dmo",
+            "budgets[1].amount",
+        ]
+        (tmp_path / "mine.yaml").write_text(FULL.replace("kind: anthropic", "kind: groq"))
+        assert call("apply")[0] == 0
+        (tmp_path / "mine.yaml").write_text(FULL)
+        code, _, told = call("apply")
+        assert (code, "nothing was changed" in told) == (36, True)
+        assert "expected provider claude to be of kind groq, as the gateway has it, found anthropic" in told
+
+    def test_a_secret_changes_by_one_command(
+        self, call: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call("apply")
+        code, _, told = call("rotate-secret", "OPENAI_API_KEY")
+        assert (code, "found the one that the gateway has already" in told) == (2, True)
+        assert call("rotate-secret", "OTHER_API_KEY")[0] == 2
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-new-of-the-tests")
+        code, out, told = call("rotate-secret", "OPENAI_API_KEY")
+        assert (code, out) == (0, "provider openai has the new OPENAI_API_KEY\n")
+        assert "still has the old OPENAI_API_KEY: write the new one" in told
+        assert call("plan", "--detailed-exitcode")[0] == 0
+        monkeypatch.delenv("OPENAI_API_KEY")
+        assert call("plan", "--detailed-exitcode")[0] == 2
 
 
 class TestPassphrase:
