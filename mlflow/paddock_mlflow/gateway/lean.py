@@ -204,7 +204,14 @@ class _AnthropicEvents:
                 self._usage["output_tokens"] = usage.get("output_tokens")
             event["_usage_data"] = self._usage
         chunk = self._upstream.adapter.model_to_chat_streaming(event, self._upstream.config)
-        return b"data: %b\n\n" % _shown(chunk, self._upstream)
+        shown = _shown(chunk, self._upstream)
+        if b'"tool_calls":[' in shown:
+            made = orjson.loads(shown)
+            for choice in made["choices"]:
+                if calls := choice["delta"].get("tool_calls"):
+                    choice["delta"]["tool_calls"] = [unified.without_nulls(call) for call in calls]
+            shown = orjson.dumps(made)
+        return b"data: %b\n\n" % shown
 
 
 def _shown(made: Any, upstream: Upstream) -> bytes:
@@ -256,8 +263,12 @@ async def _streamed(response: aiohttp.ClientResponse, exchange: Exchange) -> Str
 async def _pieces(
     response: aiohttp.ClientResponse, usage: StreamUsage, events: unified.Events | None
 ) -> AsyncIterator[bytes]:
-    """The client's bytes; closing it before its end closes the connection, so that the provider stops."""
-    begun = False
+    """The client's bytes; closing it before its end closes the connection, so that the provider stops.
+
+    What comes before the first token (the role, an id, a ping) is held back: as long as nothing has gone out, another
+    model can answer in this one's place.
+    """
+    begun, held = False, b""
     try:
         while piece := await response.content.readany():
             usage.feed(piece)
@@ -272,14 +283,66 @@ async def _pieces(
                     f"expected an event of the provider's protocol, found another: {type(error).__name__}: {error}",
                     maybe_billed=True,
                 ) from error
-            if out:
+            held += out
+            if held and (begun or _has_token(held)):
                 begun = True
-                yield out
-        if events is not None and (begun or usage.usage is not None) and (out := events.finish()):
-            yield out
+                yield held
+                held = b""
+        if events is not None and (begun or held or usage.usage is not None):
+            held += events.finish()
+        if held:
+            yield held
     finally:
         # Gives the connection back where the body has ended, and closes it where it has not.
         response.close() if not response.content.at_eof() else response.release()
+
+
+_WITHOUT_TOKENS = frozenset(
+    {
+        # Anthropic's
+        "message_start",
+        "ping",
+        "content_block_start",
+        # of OpenAI's Responses API
+        "response.created",
+        "response.queued",
+        "response.in_progress",
+        "response.output_item.added",
+        "response.content_part.added",
+    }
+)
+_MOST_HELD_BYTES = 64 * 1024
+
+
+def _has_token(held: bytes) -> bool:
+    """Whether a stream has said something yet. In doubt, it has."""
+    if len(held) > _MOST_HELD_BYTES:
+        return True
+    for line in held.split(b"\n"):
+        if not line.startswith(b"data:"):
+            continue
+        try:
+            event = orjson.loads(line[5:])
+        except orjson.JSONDecodeError:
+            # `[DONE]`, or half an event: its other half tells, unless this is no JSON at all.
+            if not line[5:].lstrip().startswith(b"{"):
+                return True
+            continue
+        if not isinstance(event, dict) or "error" in event:
+            return True
+        if event.get("type") in _WITHOUT_TOKENS:
+            continue
+        choices = event.get("choices")
+        if not isinstance(choices, list) or any(_tells(choice) for choice in choices):
+            return True
+    return False
+
+
+def _tells(choice: Any) -> bool:
+    if not isinstance(choice, dict) or choice.get("finish_reason"):
+        return True
+    delta = choice.get("delta")
+    return not isinstance(delta, dict) or any(value for name, value in delta.items() if name != "role")
 
 
 def _raise_if_error(piece: bytes) -> None:

@@ -1,9 +1,10 @@
 """MLflow's unified chat and embeddings on OpenAI's protocol: what goes to the provider, and what comes back.
 
 The same as `mlflow.gateway.providers.openai_compatible.OpenAICompatibleAdapter` makes of it, without building pydantic
-models from answers. Two differences, both upwards: fields of messages and of tools' schemas that MLflow's models do not
-know go on to the provider (MLflow drops nested properties and `anyOf` of a tool's parameters without a word), and a
-stream ends in `data: [DONE]`, which OpenAI's clients wait for.
+models from answers. Three differences, all upwards: fields of messages and of tools' schemas that MLflow's models do not
+know go on to the provider (MLflow drops nested properties and `anyOf` of a tool's parameters without a word), a stream
+ends in `data: [DONE]`, which OpenAI's clients wait for, and the pieces of a tool call hold no nulls, with which OpenAI's
+library overwrites what earlier pieces said (`chat.completions.stream` then fails).
 """
 
 from collections.abc import Callable, Mapping
@@ -184,10 +185,17 @@ def _delta(call: Mapping[str, Any]) -> dict[str, Any]:
         "id": call.get("id"),
         "type": call.get("type"),
         "function": _function(call["function"]),
+        "thought_signature": call.get("thought_signature") or None,
     }
-    if signature := call.get("thought_signature"):
-        made["thought_signature"] = signature
-    return made
+    return without_nulls(made)
+
+
+def without_nulls(call: Mapping[str, Any]) -> dict[str, Any]:
+    """A piece of a tool call, with what it says and no more."""
+    kept = {name: value for name, value in call.items() if value is not None}
+    if function := kept.get("function"):
+        kept["function"] = {name: value for name, value in function.items() if value is not None}
+    return kept
 
 
 def _function(function: Mapping[str, Any]) -> dict[str, Any]:

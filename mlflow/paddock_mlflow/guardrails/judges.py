@@ -19,7 +19,7 @@ from mlflow.environment_variables import _MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN
 from mlflow.gateway.constants import MLFLOW_GATEWAY_AUTH_HEADER
 from mlflow.genai.scorers import Scorer
 
-TIMEOUT_SECONDS = 60.0
+TIMEOUT_SECONDS = 30.0
 # Threads of its own: a judge's call comes back to this server, which may need the event loop's usual threads for it.
 _threads = ThreadPoolExecutor(16, thread_name_prefix="guardrail")
 
