@@ -21,14 +21,25 @@ def create_app() -> object:
 
     from mlflow.server import auth
 
-    from paddock_mlflow import admin_api, artifacts, declared_prices, deleted_users, listed_models, upstreams
+    from paddock_mlflow import (
+        admin_api,
+        artifacts,
+        budgets,
+        declared_prices,
+        deleted_users,
+        listed_models,
+        upstreams,
+    )
     from paddock_mlflow.gateway import errors as gateway_errors
+    from paddock_mlflow.gateway.middleware import GatewayMiddleware
     from paddock_mlflow.guardrails import configuration
     from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
+    from paddock_mlflow.ledger import open_ledger
 
     upstreams.allow(settings.private_upstreams)
     artifacts.register()
     configuration.register()
+    budgets.install(settings)
     app = auth.create_app()
     gateway_errors.register(app)
     admin_api.register(app)
@@ -38,6 +49,13 @@ def create_app() -> object:
     # Appended, so inside MLflow's authentication: what a stranger sends is refused before it is parsed.
     app.user_middleware.append(Middleware(IngestMiddleware))
     app.add_middleware(gateway_errors.RefusalMiddleware)
+    # Outside of MLflow's five layers, with those of its checks that it takes along.
+    app.add_middleware(
+        GatewayMiddleware,
+        ledger=open_ledger(settings.tracking_database),
+        database_url=settings.tracking_database,
+        security=list(app.user_middleware),
+    )
     # Added last, so outermost: an oversized body is refused before anything reads it.
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_trace_body_bytes)
     return app

@@ -373,6 +373,7 @@ class Calls:
                 if lean.serves(request, model):
                     answer = await lean.attempt(self._connections, request, model)
                 else:
+                    self._connections.use_here()
                     answer = await provider_calls.attempt(request, model)
             except AttemptFailed as failure:
                 call.provider_seconds += time.perf_counter() - started

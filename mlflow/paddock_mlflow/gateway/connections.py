@@ -5,6 +5,7 @@ MLflow opens a session, and so a TCP and TLS connection, for every model call (m
 whose address somebody could write into a secret, and one for addresses that are in MLflow's own code.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -43,6 +44,12 @@ class Connections:
 
     def __init__(self) -> None:
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @property
+    def are_of_this_loop(self) -> bool:
+        """Whether the sessions are of the event loop that asks: they can't be used in another one."""
+        return self._loop is asyncio.get_running_loop()
 
     def session(self, guarded: bool) -> aiohttp.ClientSession:
         """
@@ -52,6 +59,7 @@ class Connections:
         guarded = guarded and not MLFLOW_GATEWAY_API_BASE_ALLOW_PRIVATE_IPS.get()
         session = self._sessions.get(guarded)
         if session is None or session.closed:
+            self.use_here()
             session = self._sessions[guarded] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     resolver=ssrf.SSRFGuardedResolver() if guarded else None,
@@ -65,6 +73,10 @@ class Connections:
                 timeout=aiohttp.ClientTimeout(total=call_seconds(), sock_connect=CONNECT_SECONDS),
             )
         return session
+
+    def use_here(self) -> None:
+        """Let MLflow's provider classes use the sessions in the event loop that calls this."""
+        self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
         """Close what is open; calls in flight break."""
@@ -85,6 +97,11 @@ def share(connections: Connections) -> None:
         *,
         ssrf_protect: bool = True,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
+        if not connections.are_of_this_loop:
+            # A judge in a thread, with an event loop for a single call.
+            async with stock_post(headers, base_url, path, payload, ssrf_protect=ssrf_protect) as response:
+                yield response
+            return
         url = append_to_uri_path(base_url, path)
         guarded = ssrf_protect and ssrf.upstream_protection_enabled()
         try:
