@@ -88,6 +88,20 @@ class Gateway:
         """The id of an endpoint that `endpoint` made."""
         return self._endpoints[name]
 
+    def make_free(self) -> None:
+        """Declare a price for the demo model and for every scenario, in both protocols: a model without one is refused.
+
+        Returns once the server knows.
+        """
+        names = ["demo", *(f"scenario/{path.stem}" for path in sorted(SCENARIOS.glob("*.yaml")))]
+        for provider in ("openai", "anthropic"):
+            for name in names:
+                if (provider, name) != ("openai", "demo"):
+                    body = {"kind": provider, "model": name, "input": 0, "output": 0}
+                    self.admin("PUT", "/api/3.0/paddock/prices", json=body)
+        last = self.endpoint("priced-last", Model(f"{names[-1]}", "anthropic"), Model("demo"))
+        eventually(lambda: self.chat(last).status_code == 200, 30, "the declared prices to count")
+
     def key(self, *endpoints: str, **limits: Any) -> str:
         """A key that opens these endpoints, with a budget and rates as the admin API takes them."""
         if not limits and endpoints in self._keys:
@@ -112,7 +126,9 @@ class Gateway:
         }
         self.admin("POST", "/api/3.0/mlflow/users/permissions/grant", json=body)
 
-    def guard(self, endpoint: str, scorer: Body, stage: str, action: str, name: str) -> Callable[[], None]:
+    def guard(
+        self, endpoint: str, scorer: Body, stage: str, action: str, name: str, order: int = 1
+    ) -> Callable[[], None]:
         """Put a guardrail on an endpoint, by MLflow's own REST API; returns what takes it away.
 
         Args:
@@ -140,8 +156,9 @@ class Gateway:
         }
         made = self.admin("POST", f"{GATEWAY}/guardrails/create", json=body)["guardrail"]
         body = {"endpoint_id": self._endpoints[endpoint], "guardrail_id": made["guardrail_id"]}
-        self.admin("POST", f"{GATEWAY}/guardrails/add-to-endpoint", json=body)
-        return lambda: self.admin("POST", f"{GATEWAY}/guardrails/remove-from-endpoint", json=body)
+        added = {**body, "execution_order": order}
+        self.admin("POST", f"{GATEWAY}/guardrails/add-to-endpoint", json=added)
+        return lambda: self.admin("DELETE", f"{GATEWAY}/guardrails/remove-from-endpoint", json=body)
 
     @cached_property
     def secret_scorer(self) -> Body:
@@ -177,7 +194,7 @@ class Gateway:
         httpx.delete(f"{self.model_url}/calls", headers=self._model_headers())
 
     def rows(self, endpoint: str) -> list[Body]:
-        """The ledger's rows of an endpoint, oldest first."""
+        """The ledger's rows of an endpoint, oldest first; amounts in 1e-10 USD, as SQLite holds them."""
         query = "SELECT * FROM paddock_calls WHERE endpoint_name = ? ORDER BY started_at"
         with closing(sqlite3.connect(f"file:{self.folder}/mlflow.db?mode=ro", uri=True)) as connection:
             connection.row_factory = sqlite3.Row
@@ -319,6 +336,7 @@ def running(folder: Path, python: str) -> Iterator[Gateway]:
         start("jobs", environment, "paddock_mlflow", "jobs")
         _wait(f"{gateway.url}/health", gateway)
         assert start("setup", environment, "paddock_mlflow", "setup").wait(START_SECONDS) == 0, gateway.logs()
+        gateway.make_free()
         yield gateway
     finally:
         for process in reversed(started):

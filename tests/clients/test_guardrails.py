@@ -54,7 +54,7 @@ def agent_step(gateway: Gateway, endpoint: str, result: str = "nothing") -> http
 def refusing(served: Gateway) -> str:
     endpoint = served.endpoint("guarded-refusing", Model("demo"))
     served.guard(endpoint, PII, "BEFORE", "VALIDATION", "no-cards")
-    served.guard(endpoint, served.secret_scorer, "BEFORE", "VALIDATION", "no-keys")
+    served.guard(endpoint, served.secret_scorer, "BEFORE", "VALIDATION", "no-keys", order=2)
     return endpoint
 
 
@@ -62,7 +62,7 @@ def refusing(served: Gateway) -> str:
 def masking(served: Gateway) -> str:
     endpoint = served.endpoint("guarded-masking", Model("demo"))
     served.guard(endpoint, PII, "BEFORE", "SANITIZATION", "mask-cards")
-    served.guard(endpoint, served.secret_scorer, "BEFORE", "SANITIZATION", "mask-keys")
+    served.guard(endpoint, served.secret_scorer, "BEFORE", "SANITIZATION", "mask-keys", order=2)
     return endpoint
 
 
@@ -124,8 +124,11 @@ ROUTES: dict[str, Body] = {
     "openai/v1/chat/completions": {"messages": [{"role": "user", "content": CARD}]},
     "openai/v1/responses": {"input": CARD},
     "openai/v1/embeddings": {"input": ["harmless", CARD]},
-    "mlflow/v1/embeddings": {"input": CARD},
-    "proxy/guarded-refusing/chat/completions": {"messages": [{"role": "user", "content": CARD}]},
+    "guarded-refusing/mlflow/invocations": {"model": None, "input": CARD},
+    "proxy/guarded-refusing/chat/completions": {
+        "model": "demo",
+        "messages": [{"role": "user", "content": CARD}],
+    },
 }
 
 
@@ -192,11 +195,11 @@ def test_the_judge_is_not_guarded_by_itself(gateway: Gateway, judged: str) -> No
         remove()
 
 
-def test_a_judge_that_is_away_lets_nothing_pass(gateway: Gateway) -> None:
-    away = gateway.endpoint("judge-away", Model("scenario/fail-503"))
-    gateway.grant("judge", away)
-    scorer = {**SAFETY, "name": "safety_away"}
-    scorer["builtin_scorer_pydantic_data"] = {"name": "safety_away", "model": f"gateway:/{away}"}
+def test_a_judge_that_says_nothing_of_use_lets_nothing_pass(gateway: Gateway) -> None:
+    babbling = gateway.endpoint("judge-babbling", Model("scenario/primary"))
+    gateway.grant("judge", babbling)
+    scorer = {**SAFETY, "name": "safety_babbling"}
+    scorer["builtin_scorer_pydantic_data"] = {"name": "safety_babbling", "model": f"gateway:/{babbling}"}
     endpoint = gateway.endpoint("guarded-by-nobody", Model("scenario/primary"))
     gateway.guard(endpoint, scorer, "AFTER", "VALIDATION", "unheard")
     answer = gateway.chat(endpoint)
