@@ -192,13 +192,16 @@ def _key(refused: Refused, what: str, remedy: str) -> GatewayError:
 def _spent(refused: Refused, admission: Admission) -> str:
     limit = f"${usd(refused.limit)}" if refused.limit is not None else "its limit"
     period = f" per {refused.period}" if refused.period else ""
-    left = f"${usd(refused.remaining)}" if refused.remaining is not None else "too little"
-    need = f" of ${usd(admission.bound)} that this call may cost" if admission.bound is not None else ""
+    found = "too little left"
+    if refused.limit is not None and refused.remaining is not None:
+        # Calls in flight count as spent: they hold what they may cost.
+        found = f"${usd(refused.limit - refused.remaining)} spent and ${usd(refused.remaining)} left"
+    need = f", where it may cost ${usd(admission.bound)}" if admission.bound is not None else ""
     resets = (
         f"; it resets at {_time(refused.resets_at)}" if refused.resets_at else "; it does not reset by itself"
     )
     return (
-        f"budget_exceeded: expected this call to fit the budget of {refused.scope} ({limit}{period}), found {left} left"
+        f"budget_exceeded: expected this call to fit the budget of {refused.scope} ({limit}{period}), found {found}"
         f"{need}{resets}; lower the request's max_tokens, or ask an administrator to raise the budget"
     )
 

@@ -378,7 +378,12 @@ async def _refuse(response: aiohttp.ClientResponse, exchange: Exchange, model: M
     if not message:
         message = text[:_ERROR_CHARACTERS] or response.reason or "no reason given"
     status = response.status if response.status >= 400 else 502
-    speaks = isinstance(body, dict) and isinstance(body.get("error"), dict) and exchange.same_words
+    speaks = (
+        exchange.same_words
+        and isinstance(body, dict)
+        and isinstance(body.get("error"), dict)
+        and (exchange.speaks != "anthropic_messages" or body.get("type") == "error")
+    )
     raise AttemptFailed(
         status,
         kind or ("rate_limit_exceeded" if status == 429 else "provider_error"),
