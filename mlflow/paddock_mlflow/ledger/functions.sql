@@ -194,6 +194,10 @@ BEGIN
     RETURN;
   END IF;
 
+  -- Not waiting for the disk lets go of the budgets' rows at once: calls would pass them one a flush otherwise. A settlement
+  -- waits, and what it waits for holds its admission too. A PostgreSQL that dies in between forgets the admission, not the
+  -- money: paddock_restore.
+  PERFORM set_config('synchronous_commit', 'off', true);
   v_now := clock_timestamp();
   v_subjects := paddock_subjects(p_endpoint_id, v_workspace, username, key_id);
   PERFORM 1 FROM paddock_policies(v_subjects, v_now) q
@@ -289,10 +293,6 @@ BEGIN
   END IF;
 
   -- It may: only from here on is anything changed.
-  -- Not waiting for the disk lets go of the budgets' rows at once: calls would pass them one a flush otherwise. A settlement
-  -- waits, and what it waits for holds its admission too. A PostgreSQL that dies in between forgets the admission, not the
-  -- money: paddock_restore.
-  PERFORM set_config('synchronous_commit', 'off', true);
   IF v_bucket <> '{}' THEN
     UPDATE paddock_rate_buckets b SET requests = n.requests, tokens = n.tokens, updated_at = greatest(b.updated_at, v_now)
       FROM unnest(v_bucket, v_requests, v_tokens) AS n (id, requests, tokens) WHERE b.id = n.id;
