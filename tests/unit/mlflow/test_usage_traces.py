@@ -540,7 +540,9 @@ class TestOutbox:
             "experiment 123456",
         ):
             assert reason in caplog.text
+        caplog.clear()
         assert outbox.writer.tick() == 0
+        assert caplog.text == ""
         assert outbox.writer.recover() == backlog.set_aside
         assert outbox.writer.tick() == 0
         assert outbox.writer.backlog() == backlog
@@ -580,6 +582,7 @@ class TestOutbox:
             outbox.writer.tick()
         (trace,) = outbox.traces()
         assert len(trace["spans"]) == 2
+        assert outbox.writer.backlog().set_aside == 0
 
     def test_more_than_a_batch_and_two_writers(self, outbox: Outbox) -> None:
         from concurrent.futures import ThreadPoolExecutor
