@@ -46,12 +46,13 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Bring everything up and run the first task, judged; without Docker it runs embedded and says so."""
+    from paddock_cli import config, preflight, selection, task
     from paddock_cli import demo as first_task
-    from paddock_cli import preflight, selection, task
     from paddock_cli.settings import load, paths
 
     where = paths()
     settings = load(where)
+    config.validate(None)
     if workspace is not None:
         workspace = preflight.workspace(workspace)
     stack = selection.to_start(where, settings, embedded=embedded, fall_back=True)
@@ -76,11 +77,14 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Build what is missing, start the stack and wait until it serves."""
-    from paddock_cli import selection
+    from paddock_cli import config, selection
     from paddock_cli.settings import load, paths
 
     where = paths()
-    stack = selection.to_start(where, load(where), embedded=embedded, fall_back=False)
+    settings = load(where)
+    # A slip in it should not first cost a start.
+    config.validate(None)
+    stack = selection.to_start(where, settings, embedded=embedded, fall_back=False)
     with selection.changing(where):
         stack.up(build=not no_build)
     connection = stack.connection()

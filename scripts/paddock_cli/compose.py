@@ -13,7 +13,6 @@ from pathlib import Path
 from paddock_cli import console, preflight, processes
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import (
-    GATEWAY_CONFIG,
     PROVIDER_CHOICES,
     PROVIDER_KEYS,
     Paths,
@@ -339,7 +338,6 @@ class ComposeStack:
         values = read_env_file(self._where.env_file)
         values |= {name: value for name in _OTHER_SECRETS if (value := os.environ.get(name))}
         values |= self._settings.keys | self._settings.provider
-        values[GATEWAY_CONFIG] = str(self._settings.gateway_config)
         mtu = self._settings.mtu
         if mtu is None and (found := preflight.uplink_mtu()) is not None and found < 1500:
             mtu = found
@@ -366,7 +364,7 @@ class ComposeStack:
         kept = {
             name: value
             for name, value in os.environ.items()
-            if name not in (*_SECRETS, *PROVIDER_CHOICES, *self._settings.keys, GATEWAY_CONFIG)
+            if name not in (*_SECRETS, *PROVIDER_CHOICES, *self._settings.keys)
         }
         kept["PADDOCK_ENV_FILE"] = str(self._env_file)
         kept["COMPOSE_PROGRESS"] = kept.get("COMPOSE_PROGRESS", "plain")

@@ -50,6 +50,25 @@ COMMANDS = (
 )
 
 
+@pytest.mark.parametrize("command", ["validate", "plan", "apply", "export", "rotate-secret", "rotate-key"])
+def test_every_command_of_the_configuration_is_there_and_speaks_json(call, command):
+    code, help_text, _ = call("config", command, "--help")
+    assert code == 0
+    assert "--json" in help_text
+
+
+def test_a_configuration_with_mistakes_starts_nothing(call, monkeypatch, tmp_path):
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("version: 1\nproviders: {x: {kind: openai, secret: SOME_API_KEY}}\n")
+    monkeypatch.setenv("GATEWAY_CONFIG", str(bad))
+    for command in (("up",), ("demo",), ("config", "validate"), ("config", "plan")):
+        code, out, told = call(*command, "--json")
+        assert code == ExitCode.BAD_CONFIGURATION
+        problems = json.loads(out)["problems"]
+        assert [(one["line"], one["path"]) for one in problems] == [(1, "endpoints"), (2, "providers.x.secret")]
+        assert f"{bad}:2:31: providers.x.secret: expected the secret SOME_API_KEY to be set" in told
+
+
 def test_every_command_is_there_and_speaks_json(call):
     code, out, _ = call("--help")
     assert code == 0

@@ -91,3 +91,26 @@ def test_a_key_of_the_file_is_not_remembered(where):
 
 def test_keys_do_not_show_in_a_settings_text(where):
     assert "sk-1" not in repr(load(where, {"OPENAI_API_KEY": "sk-1"}))
+
+
+def test_secrets_that_the_configuration_names_are_keys_too(where):
+    own = where.root / "mine.yaml"
+    own.write_text("providers:\n  x: {kind: mistral, secret: SOME_API_KEY}  # not OTHER_API_KEY\n")
+    (where.root / ".env").write_text("GATEWAY_CONFIG=./mine.yaml\nOTHER_API_KEY=no\n")
+
+    settings = load(where, {"SOME_API_KEY": "from-shell"})
+    assert settings.gateway_config == own
+    assert settings.keys == {"SOME_API_KEY": "from-shell"}
+    remember(where, settings)
+    assert load(where, {}).keys == {"SOME_API_KEY": "from-shell"}
+
+
+def test_a_configuration_that_is_missing_is_refused(where):
+    with pytest.raises(BadSettings, match="GATEWAY_CONFIG to name a readable file"):
+        load(where, {"GATEWAY_CONFIG": "./no-such.yaml"})
+
+
+def test_a_configuration_of_ones_own_may_name_the_servers_models_itself(where):
+    (where.root / "mine.yaml").write_text("version: 1\n")
+    given = {"LLM_BASE_URL": "http://models:8000/v1", "LLM_API_KEY": "k", "GATEWAY_CONFIG": "mine.yaml"}
+    assert load(where, given).provider == {"LLM_BASE_URL": "http://models:8000/v1"}

@@ -389,6 +389,18 @@ class TestShippedFile:
         assert len(resolved(shown, variables).budgets) == 2
 
 
+def test_the_documented_example_is_valid() -> None:
+    text = (SHIPPED.parents[1] / "docs" / "configuration.md").read_text()
+    example = re.search(r"^```yaml\n(.*?)^```$", text, flags=re.M | re.S)
+    assert example is not None
+    names = ("AZURE_API_KEY", "BEDROCK_KEY_ID", "BEDROCK_SECRET", "LLM_API_KEY", "HOOK_SECRET")
+    variables = OPENAI | dict.fromkeys(names, "x") | {"LLM_BASE_URL": "http://box:11434/v1"}
+    assert problems(example[1], variables) == []
+    made = resolved(example[1], variables)
+    assert made.endpoints["coder"].fallbacks == ("llama", "large")
+    assert set(validation.Configuration.model_fields) == set(source.parse(example[1], "docs").data)
+
+
 class TestMeaning:
     """What a file asks for."""
 
