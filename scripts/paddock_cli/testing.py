@@ -20,7 +20,7 @@ from paddock_cli import console, preflight
 from paddock_cli.environments import Environments
 from paddock_cli.errors import CliError, UsageFailed
 from paddock_cli.exit_codes import ExitCode
-from paddock_cli.settings import PROVIDER_CHOICES, PROVIDER_KEYS, Paths
+from paddock_cli.settings import GATEWAY_CONFIG, PROVIDER_CHOICES, PROVIDER_KEYS, Paths
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 REQUIRE_ENV = "PADDOCK_TEST_REQUIRE"
@@ -218,7 +218,14 @@ def _run_session(
         for name, value in os.environ.items()
         # A test must not reach a real provider, nor the stack that the user runs.
         if name
-        not in (*PROVIDER_KEYS, *PROVIDER_CHOICES, "PADDOCK_STATE_DIR", "MLFLOW_PORT", "PADDOCK_ENV_FILE")
+        not in (
+            *PROVIDER_KEYS,
+            *PROVIDER_CHOICES,
+            GATEWAY_CONFIG,
+            "PADDOCK_STATE_DIR",
+            "MLFLOW_PORT",
+            "PADDOCK_ENV_FILE",
+        )
         and not name.startswith(("MLFLOW_", "OTEL_", "LMNR_", "PADDOCK_AGENT_"))
     }
     variables |= {
