@@ -17,6 +17,7 @@ def product(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
         "PADDOCK_ENV_FILE": os.devnull,
         "MLFLOW_PORT": "0",
         "DEMO_SCENARIOS": str(ROOT / "tests" / "scenarios"),
+        "DEMO_RECORD": "true",
     }
     running = Product("embedded", env, model_url="")
     answer = running.paddock("up", "--embedded", "--json", timeout=600)

@@ -146,12 +146,12 @@ def _scorer(wanted: Guardrail) -> Any:
     from mlflow.genai.judges import make_judge
     from mlflow.genai.scorers import PIIDetection, RegexMatch, Safety
 
-    from paddock_mlflow.guardrails.scorers import secret_pattern
+    from paddock_mlflow.guardrails.scorers import DECLARED_PII, secret_pattern
 
     model = SCHEME + (wanted.model or "judge")
     match wanted.scorer:
         case "PIIDetection":
-            return PIIDetection(name=wanted.name)
+            return PIIDetection(name=wanted.name, pii_types=list(DECLARED_PII))
         case "SecretDetection":
             return RegexMatch(name=wanted.name, pattern=secret_pattern())
         case "Safety":
@@ -164,7 +164,7 @@ def _scorer(wanted: Guardrail) -> Any:
 
 def _described(serialized: str) -> dict[str, str]:
     """What a configuration would call the scorer."""
-    from paddock_mlflow.guardrails.scorers import secret_pattern
+    from paddock_mlflow.guardrails.scorers import DECLARED_PII, secret_pattern
 
     data = json.loads(serialized)
     built_in = data.get("builtin_scorer_class")
@@ -172,7 +172,7 @@ def _described(serialized: str) -> dict[str, str]:
     instructed = data.get("instructions_judge_pydantic_data") or {}
     model = str(settings.get("model") or instructed.get("model") or "").removeprefix(SCHEME)
     found = {"scorer": "", "instructions": "", "model": ""}
-    if built_in == "PIIDetection" and not settings.get("pii_types"):
+    if built_in == "PIIDetection" and settings.get("pii_types") == list(DECLARED_PII):
         return found | {"scorer": "PIIDetection"}
     if built_in == "RegexMatch" and settings.get("pattern") == secret_pattern():
         return found | {"scorer": "SecretDetection"}

@@ -33,7 +33,7 @@ from paddock_mlflow.gateway.callers import Callers
 from paddock_mlflow.gateway.connections import Connections, call_seconds
 from paddock_mlflow.gateway.endpoints import Endpoint, Endpoints, Model
 from paddock_mlflow.gateway.errors import GatewayError
-from paddock_mlflow.gateway.hooks import Check, GuardrailStop
+from paddock_mlflow.gateway.hooks import Check, GuardrailStop, Guards
 from paddock_mlflow.gateway.records import Attempted
 from paddock_mlflow.gateway.routes import Kind, Match, Route
 from paddock_mlflow.guardrails import streams
@@ -299,8 +299,8 @@ class Calls:
     async def _guarded_request(self, call: Call) -> Request:
         endpoint = call.endpoint
         assert endpoint is not None
-        guards = endpoint.guards
-        if guards and not is_internal(call.headers):
+        guards = _guards(call)
+        if guards:
             guarded = await guards.before(call.route.protocol, call.body)
             call.checks += guarded.checks
             if guarded.changed:
@@ -308,8 +308,6 @@ class Calls:
                 await self._rebound(call)
             if call.stream and guards.after_needs_whole:
                 call.held = True
-        else:
-            guards = None
         _check_system_one(call, endpoint)
         body, route = call.body, call.route
         if call.held:
@@ -416,9 +414,9 @@ class Calls:
     async def _answer(self, call: Call, answer: Whole, send: Send) -> None:
         """Send an answer in one piece, and settle."""
         body, content_type = answer.body, _JSON
-        guards = call.endpoint.guards if call.endpoint else None
+        guards = _guards(call)
         cost = self._cost(call, answer.usage)
-        if guards and guards.after_needs_whole and not is_internal(call.headers):
+        if guards and guards.after_needs_whole:
             try:
                 guarded = await guards.after(call.route.protocol, call.body, orjson.loads(body))
             except GuardrailStop as stop:
@@ -685,6 +683,12 @@ def _able(plan: tuple[Model, ...], request: Request) -> tuple[Model, ...]:
         except AIGatewayException as error:
             raise GatewayError(error.status_code, "invalid_request_error", str(error.detail)) from error
     return able or plan
+
+
+def _guards(call: Call) -> Guards | None:
+    """The guardrails that look at a call. A judge's own call is asked of no judge: that would have no end."""
+    guards = call.endpoint.guards if call.endpoint else None
+    return guards.without_judges() if guards and is_internal(call.headers) else guards
 
 
 def _check_system_one(call: Call, endpoint: Endpoint) -> None:

@@ -54,12 +54,15 @@ class Guards(Protocol):
     """The guardrails of one endpoint, ready to run; `paddock_mlflow.guardrails.load(endpoint_id)` makes them, in a thread
     since it asks the database. False where the endpoint has none.
 
-    Not run for calls with the internal token (`paddock_mlflow.guardrails.judges.is_internal(headers)`): those are the
-    judges' own. A client's `X-MLflow-Guardrail-Bypass` means nothing; where a call falls through to MLflow's handler
-    after these were run, that header with the value 1 keeps MLflow from running them again.
+    Calls with the internal token (`paddock_mlflow.guardrails.judges.is_internal(headers)`) are the judges' own: they meet
+    only the guardrails of `without_judges`. A client's `X-MLflow-Guardrail-Bypass` means nothing; where a call falls
+    through to MLflow's handler after these were run, that header with the value 1 keeps MLflow from running them again.
     """
 
     def __bool__(self) -> bool: ...
+
+    def without_judges(self) -> "Guards":
+        """Those that decide by themselves, without a model call."""
 
     @property
     def after_needs_whole(self) -> bool:

@@ -141,6 +141,10 @@ class EndpointGuards:
     def __bool__(self) -> bool:
         return bool(self._guards)
 
+    def without_judges(self) -> "EndpointGuards":
+        """See the protocol."""
+        return EndpointGuards([guard for guard in self._guards if not isinstance(guard, JudgeGuard)])
+
     @property
     def after_needs_whole(self) -> bool:
         """See the protocol."""

@@ -1,8 +1,9 @@
 """Asking a scorer for its verdict, outside of the event loop.
 
 A judge's own call goes through the gateway to its endpoint, in the name of the judges' user with the internal token
-(`environment.export_web`), so that it has a budget and a trace like any other. Calls by that token are never guarded:
-a judge would have to judge its own question, without end.
+(`environment.export_web`), so that it has a budget and a trace like any other. Calls by that token
+are looked through for personal data and keys where their endpoint says so, but no judge is asked about them: a judge
+would have to judge its own question, without end.
 """
 
 import asyncio

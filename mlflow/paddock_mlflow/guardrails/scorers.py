@@ -14,6 +14,10 @@ from typing import Any, Literal
 from paddock_mlflow.guardrails.detectors import PII, SECRETS, Detector
 from paddock_mlflow.guardrails.errors import UnusableGuardrail
 
+DECLARED_PII = ("credit_card", "ssn", "phone")
+"""What a PIIDetection of gateway.yaml looks for. Mail and network addresses stand in every repository, and in OpenHands'
+own prompt, so that each call of an agent would be refused; one that is registered with MLflow may name them."""
+
 type Stage = Literal["BEFORE", "AFTER"]
 type Action = Literal["VALIDATION", "SANITIZATION"]
 

@@ -50,7 +50,7 @@ def checkout(where):
     return where
 
 
-AGENT, STACK = testing.SESSIONS
+AGENT, STACK, _CLIENTS = testing.SESSIONS
 
 
 def test_all_that_there_is_without_a_selection(checkout):

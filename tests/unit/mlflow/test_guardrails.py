@@ -283,6 +283,20 @@ def test_a_guardrail_that_cannot_be_made_lets_nothing_pass(
     assert "'old'" in str(stop)
 
 
+def test_without_judges_the_detectors_stay(guard: Any, endpoint: str, judge_says: Any) -> None:
+    from paddock_mlflow.gateway.hooks import GuardrailStop
+    from paddock_mlflow.guardrails import load
+
+    guard(safety(), "BEFORE", "VALIDATION", "judge")
+    guard(pii("credit_card"), "BEFORE", "VALIDATION", "detector")
+    asked = judge_says(RuntimeError("nobody asks me"))
+    own = load(endpoint).without_judges()
+    assert [check.name for check in asyncio.run(own.before("openai_chat", chat("Hi"))).checks] == ["detector"]
+    with pytest.raises(GuardrailStop, match="'detector'"):
+        asyncio.run(own.before("openai_chat", chat(CARD)))
+    assert asked == []
+
+
 def test_the_internal_token_is_known() -> None:
     from paddock_mlflow.guardrails.judges import is_internal
 
