@@ -10,7 +10,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -217,6 +217,13 @@ class Book:
             check_same_thread=False,
         )
         made.row_factory = sqlite3.Row
+        # Readers and the writer don't wait for each other then, and a commit is one write, which outlives the process.
+        # Where the file system can't do it, or somebody is in the middle of a write, it stays as it was.
+        with suppress(sqlite3.OperationalError):
+            made.execute("PRAGMA journal_mode = WAL")
+        (mode,) = made.execute("PRAGMA journal_mode").fetchone()
+        if mode == "wal":
+            made.execute("PRAGMA synchronous = NORMAL")
         return made
 
     def _admit(self, database: sqlite3.Connection, admission: Admission) -> Verdict:

@@ -213,7 +213,7 @@ def test_settlements_outlive_the_database(postgres_server: PostgresServer, postg
 
     books.run(work)
     books.engine.dispose()
-    # PostgreSQL may have died before the admission and the budget's window were on its disk; no cent is missing all the same.
+    # It may have died before the admission and the window were on its disk; no cent is missing all the same.
     assert books.spent() == Decimal("0.01")
 
     async def one_more(ledger: Any) -> None:
