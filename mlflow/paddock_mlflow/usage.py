@@ -13,7 +13,7 @@ An answer that reports no usage gives None, never zero: what it cost is then not
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import orjson
@@ -137,7 +137,7 @@ class StreamUsage:
 _REPORTS = re.compile(rb'"usage(?:Metadata)?"\s*:\s*\{')
 
 
-def _bodies(event: bytes) -> list[Mapping[str, Any]]:
+def _bodies(event: bytes) -> Sequence[Mapping[str, Any]]:
     """The JSON objects of one event: its data lines are one text, but some servers leave out the line between events."""
     lines = [line[5:] for line in event.split(b"\n") if line.startswith(b"data:")]
     for texts in ([b"\n".join(lines)], lines):

@@ -203,13 +203,14 @@ class _Builder:
     def _metadata(self, inputs: str, outputs: str | None, sizes: Sequence[int]) -> dict[str, str]:
         record = self._record
         total = sum(sizes) + (len(sizes) - 1) * 2
+        ordered: list[float] = [*sizes]
         stats = {
             "total_size_bytes": total,
             "num_spans": len(sizes),
             "max": sizes[-1],
-            "p25": int(_calculate_percentile(sizes, 0.25)),
-            "p50": int(_calculate_percentile(sizes, 0.5)),
-            "p75": int(_calculate_percentile(sizes, 0.75)),
+            "p25": int(_calculate_percentile(ordered, 0.25)),
+            "p50": int(_calculate_percentile(ordered, 0.5)),
+            "p75": int(_calculate_percentile(ordered, 0.75)),
         }
         found = {
             TRACE_SCHEMA_VERSION_KEY: str(TRACE_SCHEMA_VERSION),
@@ -441,7 +442,7 @@ def _answer(record: Mapping[str, Any]) -> Any:
 
 
 def _chat_answer(stream: str) -> dict[str, Any] | None:
-    chunks = []
+    chunks: list[Any] = []
     for line in stream.splitlines():
         if not line.startswith("data:") or line.endswith("[DONE]"):
             continue

@@ -75,7 +75,9 @@ def costs(
         refused = _refused(connection, by, since, until)
         names = _key_names(connection) if by is By.KEY else {}
         waiting, set_aside = _outbox(connection)
-    groups = [_row(row, str(row["group"] or ""), refused.pop(str(row["group"] or ""), 0)) for row in rows]
+    groups = [
+        _row(dict(row), str(row["group"] or ""), refused.pop(str(row["group"] or ""), 0)) for row in rows
+    ]
     groups += [_row({}, name, count) for name, count in refused.items()]
     groups.sort(
         key=lambda row: row["group"] if by is By.DAY else (-row["cost_usd"], -row["calls"], row["group"])
