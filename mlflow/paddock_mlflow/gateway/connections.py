@@ -39,6 +39,11 @@ stock_post = provider_utils._aiohttp_post
 """MLflow's own, before `share`."""
 
 
+def timeout() -> aiohttp.ClientTimeout:
+    """The limits of one attempt."""
+    return aiohttp.ClientTimeout(total=call_seconds(), sock_connect=CONNECT_SECONDS)
+
+
 class Connections:
     """The sessions of one event loop, opened at their first use."""
 
@@ -70,7 +75,6 @@ class Connections:
                 cookie_jar=aiohttp.DummyCookieJar(),
                 read_bufsize=READ_BUFFER_BYTES,
                 headers={"Accept-Encoding": provider_utils.SUPPORTED_ACCEPT_ENCODING},
-                timeout=aiohttp.ClientTimeout(total=call_seconds(), sock_connect=CONNECT_SECONDS),
             )
         return session
 
@@ -111,7 +115,7 @@ def share(connections: Connections) -> None:
             sent = {name: value for name, value in headers.items() if name.lower() not in stripped}
             sent["Content-Type"] = "application/json"
             async with connections.session(guarded).post(
-                url, data=orjson.dumps(payload), headers=sent, allow_redirects=False
+                url, data=orjson.dumps(payload), headers=sent, allow_redirects=False, timeout=timeout()
             ) as response:
                 yield response
         except ssrf.GatewaySSRFProtectionError as error:

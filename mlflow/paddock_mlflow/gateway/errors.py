@@ -153,7 +153,7 @@ def refusal(refused: Refused, admission: Admission) -> GatewayError:
             return GatewayError(
                 403,
                 "unpriced_model",
-                f"expected a price for {model or name!r}, since a budget applies to this call, found none;"
+                f"expected a price for the model {model or name!r} of {provider or 'its provider'}, found none;"
                 f" add the model to mlflow/prices/{provider or 'PROVIDER'}.json, or to its entry in gateway.yaml"
                 " (`price: free` is allowed)",
                 _NO_RETRY,

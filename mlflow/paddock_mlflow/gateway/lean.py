@@ -16,7 +16,7 @@ from yarl import URL
 
 from paddock_mlflow.gateway import unified
 from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, of_connection
-from paddock_mlflow.gateway.connections import Connections
+from paddock_mlflow.gateway.connections import Connections, timeout
 from paddock_mlflow.gateway.endpoints import Model
 from paddock_mlflow.gateway.routes import Kind
 from paddock_mlflow.gateway.upstreams import CHAT_PATHS, EMBEDDINGS_PATH, Upstream
@@ -75,7 +75,11 @@ async def attempt(connections: Connections, request: Request, model: Model) -> W
     session = connections.session(model.guarded)
     try:
         response = await session.post(
-            exchange.url, data=exchange.body, headers=exchange.headers, allow_redirects=False
+            exchange.url,
+            data=exchange.body,
+            headers=exchange.headers,
+            allow_redirects=False,
+            timeout=timeout(),
         )
         if response.status >= 300:
             await _refuse(response, exchange, model)
