@@ -23,6 +23,8 @@ SESSION_INTERVAL_SECONDS = 60.0
 LEASE_INTERVAL_SECONDS = 1.0
 ALERT_INTERVAL_SECONDS = 2.0
 USAGE_INTERVAL_SECONDS = 0.5
+RETRY_SECONDS = 2.0
+"""At least so long after a failure: a database that is away should not fill the log."""
 HEARTBEAT_ENV = "HEARTBEAT_FILE"
 
 
@@ -95,7 +97,10 @@ def _repeat(name: str, tick: Callable[[], object], interval: float, stop: thread
             heartbeat.touch()
         except Exception:
             # A thread that dies would leave traces unjudged in silence; the stale heartbeat tells the healthcheck.
-            _logger.exception("%s failed; trying again in %g s", name, interval)
+            pause = max(interval, RETRY_SECONDS)
+            _logger.exception("%s failed; trying again in %g s", name, pause)
+            stop.wait(pause)
+            continue
         stop.wait(interval)
 
 
