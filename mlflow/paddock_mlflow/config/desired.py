@@ -118,6 +118,8 @@ class WebhookEntry:
     url: str
     secret: str | None = field(repr=False)
     variable: str = ""
+    kept: bool = False
+    """Whether it signs with what the gateway has, whatever that is."""
 
 
 @dataclass(frozen=True)
@@ -363,7 +365,11 @@ def resolve(configuration: Configuration, variables: Mapping[str, str]) -> Desir
         },
         webhooks={
             name: WebhookEntry(
-                name, hook.url, variables.get(hook.secret) if hook.secret else None, hook.secret or ""
+                name,
+                hook.url,
+                variables.get(hook.secret) if hook.secret else None,
+                hook.secret if hook.secret and hook.secret != KEPT else "",
+                hook.secret == KEPT,
             )
             for name, hook in configuration.webhooks.items()
         },

@@ -42,7 +42,7 @@ def export(state: State, known: Configuration | None, variables: Mapping[str, st
         ("rate_limits", _rates(state)),
         ("guardrails", _guardrails(state)),
         ("users", _users(state)),
-        ("webhooks", _webhooks(state, known)),
+        ("webhooks", _webhooks(state, known, variables)),
     )
     return _HEADER + "".join(_section(name, content) for name, content in sections if content)
 
@@ -193,13 +193,18 @@ def _users(state: State) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _webhooks(state: State, known: Configuration | None) -> dict[str, dict[str, Any]]:
+def _webhooks(
+    state: State, known: Configuration | None, variables: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for hook in state.webhooks.values():
-        declared = known.webhooks.get(hook.name) if known else None
-        guess = re.sub(r"[^A-Z0-9]+", "_", hook.name.upper()).strip("_") + "_WEBHOOK_SECRET"
-        variable = (declared.secret if declared else None) or guess
-        found[hook.name] = {"url": hook.url, **({"secret": variable} if hook.fingerprint else {})}
+        found[hook.name] = {"url": hook.url}
+        if hook.fingerprint:
+            declared = known.webhooks.get(hook.name) if known else None
+            variable = (declared.secret if declared else None) or KEPT
+            value = variables.get(variable, "")
+            fits = bool(value) and fingerprints.of(state.salt, value) == hook.fingerprint
+            found[hook.name]["secret"] = variable if fits else KEPT
     return found
 
 

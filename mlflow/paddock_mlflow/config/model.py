@@ -222,7 +222,7 @@ class Webhook(Strict):
     url: Annotated[str, StringConstraints(pattern=r"^https://[^/\s]+")] = Field(
         description="https, a public address."
     )
-    secret: SecretName | None = Field(
+    secret: SecretName | Literal["kept in gateway"] | None = Field(
         None, description="The variable of .env that deliveries are signed with."
     )
     events: list[Literal["budget exceeded"]] = Field(default=["budget exceeded"], min_length=1)

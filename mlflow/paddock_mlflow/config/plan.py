@@ -337,7 +337,7 @@ class _Work:
                 continue
             differences = _fields({"url": known.url}, {"url": entry.url})
             wanted = fingerprints.of(self._have.salt, entry.secret) if entry.secret else ""
-            if wanted != known.fingerprint:
+            if wanted != known.fingerprint and not entry.kept:
                 old = "another value" if known.fingerprint else ""
                 differences += (
                     Difference(

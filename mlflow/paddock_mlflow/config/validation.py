@@ -626,7 +626,7 @@ class _Rules:
 
     def _webhooks(self) -> Iterator[Problem]:
         for name, hook in self._file.webhooks.items():
-            if hook.secret and not self._set.get(hook.secret):
+            if hook.secret and hook.secret != KEPT and not self._set.get(hook.secret):
                 yield self._problem(
                     ("webhooks", name, "secret"),
                     f"the secret {hook.secret} to be set",

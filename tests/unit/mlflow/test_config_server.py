@@ -46,6 +46,8 @@ guardrails:
   on-topic: {scorer: Judge, stage: before, action: validation, endpoints: [quiet], instructions: "{{ inputs }}?"}
 users:
   ada: {grants: {endpoints: [coder, quiet], experiments: {agents: READ}}}
+webhooks:
+  ops: {url: "https://1.1.1.1/hook", secret: HOOK_SECRET}
 """
 
 
