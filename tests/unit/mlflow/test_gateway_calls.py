@@ -1,5 +1,6 @@
 """What becomes of a call: attempts, answers, and what the ledger is told, with the ledger in its database."""
 
+import inspect
 import json
 import socket
 import threading
@@ -356,6 +357,20 @@ def test_few_connections_serve_many_calls(gateway: Gateway) -> None:
         ThreadingHTTPServer.process_request = stock  # type: ignore[method-assign]
         gateway.provider.answer = original
     assert len(ports) <= 2
+
+
+def test_the_function_that_sends_for_mlflows_classes_takes_what_theirs_takes(gateway: Gateway) -> None:
+    from mlflow.gateway.providers import utils
+
+    from paddock_mlflow.gateway import connections
+
+    assert utils._aiohttp_post is not connections.stock_post
+    ours, theirs = (
+        inspect.signature(one).parameters for one in (utils._aiohttp_post, connections.stock_post)
+    )
+    assert {name: (one.kind, one.default) for name, one in ours.items()} == {
+        name: (one.kind, one.default) for name, one in theirs.items()
+    }
 
 
 def _fallback(gateway: Gateway, *, tracked: bool = False) -> str:
