@@ -285,7 +285,6 @@ def running(folder: Path, python: str) -> Iterator[Gateway]:
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", str(folder)),
         "PYTHONPATH": f"{ROOT / 'mlflow'}{os.pathsep}{ROOT / 'services' / 'demo-model'}",
-        "PYTHONDONTWRITEBYTECODE": "1",
         "TMPDIR": str(folder),
         "SECRETS_DIR": str(secret_folder),
         "DATABASE_URL": f"sqlite:///{folder}/mlflow.db",
