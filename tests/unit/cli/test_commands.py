@@ -65,7 +65,10 @@ def test_a_configuration_with_mistakes_starts_nothing(call, monkeypatch, tmp_pat
         code, out, told = call(*command, "--json")
         assert code == ExitCode.BAD_CONFIGURATION
         problems = json.loads(out)["problems"]
-        assert [(one["line"], one["path"]) for one in problems] == [(1, "endpoints"), (2, "providers.x.secret")]
+        assert [(one["line"], one["path"]) for one in problems] == [
+            (1, "endpoints"),
+            (2, "providers.x.secret"),
+        ]
         assert f"{bad}:2:31: providers.x.secret: expected the secret SOME_API_KEY to be set" in told
 
 
