@@ -12,6 +12,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +121,10 @@ class Product:
                 "auth_config": {"api_base": base or self.model_url},
             }
             secret_id = self.api("POST", f"{GATEWAY}/secrets/create", json=body)["secret"]["secret_id"]
+        if model != "demo":
+            # The gateway calls no model without a price.
+            price = {"kind": "openai", "model": model, "input": "0.15", "output": "0.6"}
+            self.api("PUT", "/api/3.0/paddock/prices", json=price)
         body = {"name": name, "secret_id": secret_id, "provider": "openai", "model_name": model}
         definition = self.api("POST", f"{GATEWAY}/model-definitions/create", json=body)["model_definition"]
         link = {
@@ -158,12 +163,19 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+def run_keys(product: Product) -> list[dict[str, Any]]:
+    """The keys of single runs."""
+    listed = product.paddock("keys", "list", "--runs", "--json").document["keys"]
+    return [key for key in listed if key["run_id"]]
+
+
 @dataclass(frozen=True)
 class Finished:
-    """A run that has ended well: the `run` part of its report, and where it worked."""
+    """A run that has ended well, within its budget: its report, the `run` part of it, and where it worked."""
 
     run: dict[str, Any]
     workspace: Path
+    report: dict[str, Any] = field(default_factory=dict)
 
 
 class EndToEnd:
@@ -210,9 +222,11 @@ class EndToEnd:
         """One run for the tests that only look at one; its workspace has a blank in its path."""
         folder = tmp_path_factory.mktemp("finished") / "my project"
         folder.mkdir()
-        answer = product.paddock("run", TASK, "--workspace", str(folder), "--judge-timeout", "0", "--json")
+        answer = product.paddock(
+            *["run", TASK, "--workspace", str(folder), "--budget", "0.50", "--judge-timeout", "0", "--json"]
+        )
         assert answer.code == 0, answer.err
-        return Finished(answer.document["run"], folder)
+        return Finished(answer.document["run"], folder, answer.document)
 
     def test_files_that_the_agent_writes_belong_to_the_workspace_owner(self, finished: Finished) -> None:
         facts = (finished.workspace / "FACTS.txt").stat()
@@ -220,6 +234,98 @@ class EndToEnd:
 
         assert (facts.st_uid, facts.st_gid) == (owner.st_uid, owner.st_gid)
         assert facts.st_mode & 0o444 == 0o444
+
+    def test_a_run_within_its_budget_tells_what_it_spent(self, product: Product, finished: Finished) -> None:
+        budget = finished.report["budget"]
+
+        assert Decimal(budget["limit_usd"]) == Decimal("0.50")
+        assert float(budget["spent_usd"]) == pytest.approx(finished.report["trace"]["cost_usd"])
+        assert 0 < float(budget["spent_usd"]) < 0.50
+        key = next(key for key in run_keys(product) if key["id"] == budget["key_id"])
+        assert key["state"] == "revoked"
+        assert (key["user"], key["endpoints"], key["experiment_ids"]) == (AGENT_USER, ["coder"], [])
+
+    def test_a_run_that_needs_more_than_its_budget_ends_at_once(
+        self, product: Product, tmp_path: Path
+    ) -> None:
+        endpoint = product.scenario("loop")
+
+        # A call costs half a cent and may cost a little more: the third or fourth does not fit.
+        answer = product.paddock(
+            *[
+                "run",
+                TASK,
+                "--endpoint",
+                endpoint,
+                "--budget",
+                "0.012",
+                "--max-output-tokens",
+                "256",
+                "--json",
+            ],
+            cwd=tmp_path,
+        )
+
+        assert answer.code == 4, answer.err
+        document = answer.document
+        assert document["run"]["outcome"] == "budget"
+        assert document["run"]["steps"] >= 1
+        assert document["trace"]["state"] == "ERROR"
+        spent = Decimal(document["budget"]["spent_usd"])
+        assert 0 < spent <= Decimal("0.012")
+        assert f"${spent:f} spent" in document["run"]["message"]
+        assert "$0.012" in document["run"]["message"]
+        assert "attempt" not in answer.err
+
+    def test_a_run_whose_key_is_revoked_ends_with_its_next_call(
+        self, product: Product, tmp_path: Path
+    ) -> None:
+        endpoint = product.scenario("long-run")
+        call = product.start("run", TASK, "--endpoint", endpoint, "--json", cwd=tmp_path)
+        eventually(lambda: lines_of(tmp_path / "steps.log"), 90, "a step")
+
+        (key,) = [key for key in run_keys(product) if key["state"] == "active"]
+        revoked = product.paddock("keys", "revoke", key["id"], "--json")
+        out, err = call.communicate(timeout=60)
+
+        assert revoked.document["state"] == "revoked"
+        assert call.returncode == 7, err
+        document = json.loads(out)
+        assert document["run"]["outcome"] == "authentication"
+        assert "revoked" in document["run"]["message"]
+        assert document["trace"]["state"] == "ERROR"
+
+    def test_a_key_opens_its_endpoint_until_it_is_revoked(self, product: Product) -> None:
+        made = product.paddock(
+            *["keys", "create", "--user", "ada", "--endpoint", "coder", "--budget", "5/day"],
+            *["--expires", "30d", "--requests-per-minute", "600", "--json"],
+        ).document
+        hello = {"model": "coder", "max_tokens": 50, "messages": [{"role": "user", "content": "Hello"}]}
+        url = product.paddock("password", "--json").document["url"]
+
+        def call(path: str, **headers: str) -> httpx.Response:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            return httpx.post(f"{url}/gateway/{path}", headers=named, json=hello, timeout=30)
+
+        openai = ("mlflow/v1/chat/completions", {"authorization": f"Bearer {made['key']}"})
+        azure = ("openai/v1/chat/completions", {"api_key": made["key"]})
+        for path, headers in (openai, azure):
+            answer = call(path, **headers)
+            assert answer.status_code == 200, answer.text
+            assert 0 < float(answer.headers["x-paddock-budget-remaining-usd"]) < 5
+
+        listed = product.paddock("keys", "list", "--json").document["keys"]
+        key = next(key for key in listed if key["id"] == made["id"])
+        assert 0 < float(key["spent_usd"]) < 5
+        assert key["last_used_at"]
+        assert made["key"] not in str(listed)
+        assert product.paddock("keys", "revoke", made["id"]).code == 0
+        refused = call(openai[0], **openai[1])
+        assert refused.status_code == 401
+        assert "revoked" in refused.json()["error"]["message"]
+        table = product.paddock("keys", "list").out
+        assert made["id"] in table
+        assert "revoked" in table
 
     def test_an_unknown_endpoint_is_refused_before_the_run(self, product: Product, tmp_path: Path) -> None:
         answer = product.paddock("run", TASK, "--endpoint", "nope", cwd=tmp_path)
