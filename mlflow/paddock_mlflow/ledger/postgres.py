@@ -35,6 +35,9 @@ _logger = logging.getLogger(__name__)
 CONNECTIONS = 6
 """A worker's. More would only wait for each other at the budget's row."""
 
+OPEN = 10_000
+"""Calls in flight above which those are forgotten whose lease has run out."""
+
 CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
 CLOSE_SECONDS = 10.0
@@ -97,6 +100,8 @@ class PostgresLedger:
                 continue
             answered = answer(verdict, admission)
             if isinstance(answered, Admitted):
+                if len(self._open) >= OPEN:
+                    self._open = {key: known for key, known in self._open.items() if not known.is_over()}
                 self._open[admission.call_id] = _Open(admission, answered, time.monotonic())
             return answered
 
@@ -176,6 +181,10 @@ class _Open:
     admission: Admission
     admitted: Admitted
     since: float
+
+    def is_over(self) -> bool:
+        """Whether its lease has run out."""
+        return time.monotonic() - self.since > self.admission.lease_seconds
 
 
 def _as_json(settlement: Settlement) -> dict[str, Any]:
