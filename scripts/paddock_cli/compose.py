@@ -227,7 +227,7 @@ class ComposeStack:
             env=self._variables()
             | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()}
             # By Compose's own environment: arguments can be seen by every user of the machine.
-            | ({"RUN_KEY": request.llm_key} if request.llm_key else {}),
+            | ({"PADDOCK_RUN_KEY": request.llm_key} if request.llm_key else {}),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

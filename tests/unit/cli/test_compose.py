@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -236,6 +237,18 @@ def test_an_agent_runs_in_its_own_container_as_the_caller(make, calls, docker, t
     assert arguments[arguments.index("--user") + 1] == f"{owner.st_uid}:{owner.st_gid}"
     assert arguments[-1] == "do it"
     assert "agent" in arguments[arguments.index("run") :]
+
+
+def test_a_runs_key_is_in_the_environment_of_its_call_alone(make, calls, docker, tmp_path):
+    make().start_agent(request(tmp_path, llm_key="pdk_of-the-run")).wait()
+    make().start_agent(request(tmp_path)).wait()
+
+    with_key, without = compose_calls(calls, docker, "run")
+    assert with_key["env"]["PADDOCK_RUN_KEY"] == "pdk_of-the-run"
+    assert "pdk_of-the-run" not in " ".join(with_key["arguments"])
+    assert "PADDOCK_RUN_KEY" not in without["env"]
+    compose_file = Path(__file__).resolve().parents[3] / "docker-compose.yml"
+    assert "${PADDOCK_RUN_KEY:-" in compose_file.read_text()
 
 
 def test_the_browser_tool_takes_the_larger_image(make, calls, docker, tmp_path):
