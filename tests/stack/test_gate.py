@@ -66,6 +66,33 @@ def test_a_claimed_identity_counts_for_nothing(agent: str, stack: StackUnderTest
         assert (status, json.loads(body)["error"]["type"]) == (404, "endpoint_not_found"), header
 
 
+def test_a_key_goes_on_and_is_all_that_counts(agent: str, stack: StackUnderTest) -> None:
+    wanted = {"user": "gate", "endpoints": ["judge"], "experiments": []}
+    key = stack.api("POST", "/api/3.0/paddock/keys", json=wanted)
+    for header in (
+        f"Authorization: Bearer {key['key']}",
+        f"x-api-key: {key['key']}",
+        f"api-key: {key['key']}",
+        f"x-goog-api-key: {key['key']}",
+    ):
+        # The stack's own key opens the one and not the other; this one the other way round.
+        assert post(agent, CHAT, HELLO | {"model": "judge"}, "--header", header)[0] == 200, header
+        assert post(agent, CHAT, HELLO, "--header", header)[0] == 404, header
+
+    stack.api("POST", f"/api/3.0/paddock/keys/{key['id']}/revoke")
+    status, body = post(agent, CHAT, HELLO | {"model": "judge"}, "--header", header)
+    assert (status, json.loads(body)["error"]["code"]) == (401, "invalid_api_key")
+    assert "revoked" in body
+
+    # Not a key of our form: as if there were none.
+    assert post(agent, CHAT, HELLO, "--header", "Authorization: Bearer sk-of-a-provider")[0] == 200
+    # Traces go by the stack's identity, whatever the agent's key: what is refused is the batch, which is none.
+    otlp = ["--header", "Content-Type: application/x-protobuf", "--data-binary", ""]
+    experiment = ["--header", f"x-mlflow-experiment-id: {stack.experiment_id}"]
+    status, _ = curl(agent, *otlp, *experiment, "--header", header, "http://gate:8080/v1/traces")
+    assert status not in (0, 401, 403, 404, 502)
+
+
 @pytest.mark.parametrize(
     "path",
     [
