@@ -95,7 +95,11 @@ def test_an_answer_without_usage_is_charged_its_bound(gateway: Gateway) -> None:
 
 
 def test_an_untracked_endpoint_leaves_no_trace_on_any_route(gateway: Gateway) -> None:
-    name = gateway.endpoint("openai/gpt-4o-mini")
+    # Tracked once: it keeps the experiment that it was traced into.
+    name = gateway.endpoint("openai/gpt-4o-mini", tracked=True)
+    listed = gateway.admin("endpoints/list", {}, "GET")["endpoints"]
+    target = next(one["endpoint_id"] for one in listed if one["name"] == name)
+    gateway.admin("endpoints/update", {"endpoint_id": target, "usage_tracking": False})
     count = "SELECT (SELECT count(*) FROM trace_info) + (SELECT count(*) FROM paddock_usage_outbox)"
     with gateway.server.store.engine.connect() as connection:
         before = connection.execute(text(count)).scalar_one()

@@ -8,6 +8,7 @@ from gateway_calls import CHAT, HELLO, Gateway, gateway_on
 from identities import ADMIN
 from provider_answers import chat
 from scripted_provider import Answer
+from sqlalchemy import text
 
 from paddock_mlflow.ledger.types import Usage
 
@@ -107,10 +108,12 @@ def test_an_edit_acts_at_once(gateway: Gateway) -> None:
     name = gateway.endpoint("openai/gpt-4o-mini")
     gateway.answers(ANSWER)
     assert gateway.chat(name).status_code == 200
-    definitions = gateway.admin("model-definitions/list", {}, "GET")["model_definitions"]
-    definition = next(one for one in definitions if one["name"] == f"{name}-0")
-    changed = {"model_definition_id": definition["model_definition_id"], "model_name": "gpt-4o"}
-    gateway.admin("model-definitions/update", changed)
+    # As another server does it: MLflow's cache of this process hears nothing of it.
+    with gateway.server.store.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE model_definitions SET model_name = 'gpt-4o' WHERE name = :name"),
+            {"name": f"{name}-0"},
+        )
     assert gateway.chat(name).headers["x-paddock-model"] == "openai/gpt-4o"
     assert [body["model"] for _, body in gateway.provider.requests] == ["gpt-4o-mini", "gpt-4o"]
     gateway.admin("endpoints/delete", {"endpoint_id": _id(gateway, name)}, "DELETE")
