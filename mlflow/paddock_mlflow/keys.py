@@ -15,15 +15,13 @@ from sqlalchemy import Connection, RowMapping, select
 from paddock_mlflow.database import keys, now
 
 PREFIX = "pdk_"
+"""By it a key is told from a provider's own, also by the gate and by scanners of leaked secrets."""
+
 PREFIXES = (PREFIX, "pdk-")
-"""By it a key is told from a provider's own, also by the gate and by scanners of leaked secrets. The stack's own key has
-the second, so that the gate takes no other for it."""
+"""The stack's own key has the second: the gate passes on what has the first."""
 
 STACK_KEY_ID = "pk_stack"
 """The key that the stack itself has: the gate's identity, and what `./paddock env` prints."""
-
-BUDGET_UNITS = ("MINUTES", "HOURS", "DAYS", "WEEKS", "MONTHS")
-"""MLflow's names of the units of a budget's window."""
 
 
 @dataclass(frozen=True)
