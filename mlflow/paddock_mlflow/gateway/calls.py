@@ -9,35 +9,29 @@ The answer goes out before the settlement is written: it is settled in any case,
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
 import orjson
 from fastapi import HTTPException
-from mlflow.gateway.constants import (
-    MLFLOW_GATEWAY_CALLER_HEADER,
-    MLFLOW_GATEWAY_DURATION_HEADER,
-    MLFLOW_GATEWAY_OVERHEAD_HEADER,
-)
 from mlflow.gateway.exceptions import AIGatewayException
 from mlflow.gateway.providers.base import PassthroughAction
 from mlflow.server import gateway_api
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from paddock_mlflow.gateway import bounds, errors, lean, provider_calls, records, routes, unified
+from paddock_mlflow.gateway import bounds, errors, lean, provider_calls, records, replies, routes, unified
 from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, of_connection
+from paddock_mlflow.gateway.call import Call
 from paddock_mlflow.gateway.callers import Callers
+from paddock_mlflow.gateway.clients import ClientGone, Watch, read_body
 from paddock_mlflow.gateway.connections import Connections, call_seconds
 from paddock_mlflow.gateway.endpoints import Endpoint, Endpoints, Model
 from paddock_mlflow.gateway.errors import GatewayError
-from paddock_mlflow.gateway.hooks import Check, GuardrailStop, Guards
+from paddock_mlflow.gateway.hooks import GuardrailStop
 from paddock_mlflow.gateway.records import Attempted
-from paddock_mlflow.gateway.routes import Kind, Match, Route
+from paddock_mlflow.gateway.routes import Kind, Match
 from paddock_mlflow.guardrails import streams
-from paddock_mlflow.guardrails.judges import is_internal
 from paddock_mlflow.ledger import LedgerUnavailable
 from paddock_mlflow.ledger.types import (
     Admission,
@@ -60,42 +54,6 @@ LEASE_MARGIN_SECONDS = 60.0
 """Beyond the longest that its attempts may take, a call is taken for dead and charged its bound."""
 
 _MAX_RELOADS = 4
-_JSON = b"application/json"
-MODEL_HEADER = b"x-paddock-model"
-ATTEMPTS_HEADER = b"x-paddock-attempts"
-
-
-class ClientGone(Exception):
-    """The client left before its request was read."""
-
-
-@dataclass
-class Call:
-    """What is known of a call, more with each step."""
-
-    route: Route
-    headers: dict[str, str]
-    rest: str
-    started: float
-    start_ns: int
-    id: str = field(default_factory=lambda: uuid.uuid4().hex)
-    body: dict[str, Any] = field(default_factory=dict)
-    loggable: dict[str, Any] | None = None
-    """The body as the trace may show it; the body itself where None."""
-    endpoint: Endpoint | None = None
-    bound: bounds.Bound | None = None
-    reserved: Decimal | None = None
-    admitted: Admitted | None = None
-    billed: Decimal = Decimal(0)
-    """Bounds of attempts that failed but may be paid for."""
-    provider_seconds: float = 0.0
-    attempts: list[Attempted] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
-    model: Model | None = None
-    """The model of the last attempt."""
-    stream: bool = False
-    held: bool = False
-    """Whether the client gets a stream, but the provider is asked for a whole answer, which is checked first."""
 
 
 class Calls:
@@ -124,14 +82,20 @@ class Calls:
         except ClientGone:
             return
         except GatewayError as error:
-            await _refuse(call, error, send)
+            await replies.refuse(call, error, send)
         except LedgerUnavailable:
             _logger.warning("the ledger does not answer", exc_info=True)
-            await _refuse(call, errors.ledger_away(), send)
+            await replies.refuse(call, errors.ledger_away(), send)
+        except Exception:
+            if call.begun:
+                raise
+            _logger.exception("call %s failed", call.id)
+            message = f"the gateway failed on this call, through no fault of its caller; its log knows it as {call.id}"
+            await replies.refuse(call, GatewayError(500, "internal_error", message), send)
 
     async def _serve(self, call: Call, match: Match, scope: Scope, receive: Receive, send: Send) -> None:
         credential = await self._callers.identify(call.headers, scope["path"])
-        raw = await _read(receive)
+        raw = await read_body(receive)
         try:
             raw = await self._parse(call, raw)
             name = self._name(call, match)
@@ -149,7 +113,7 @@ class Calls:
         try:
             await self._admitted(call, credential, receive, send)
         except BaseException:
-            if call.admitted is not None:
+            if not call.settled:
                 await asyncio.shield(self._settle(call, Outcome.ERROR, 500, None, None))
             raise
 
@@ -293,13 +257,13 @@ class Calls:
     async def _fail(self, call: Call, error: GatewayError, send: Send) -> None:
         await asyncio.gather(
             self._settle(call, Outcome.ERROR, error.status, None, call.billed, error=error),
-            _refuse(call, error, send),
+            replies.refuse(call, error, send),
         )
 
     async def _guarded_request(self, call: Call) -> Request:
         endpoint = call.endpoint
         assert endpoint is not None
-        guards = _guards(call)
+        guards = call.guards
         if guards:
             guarded = await guards.before(call.route.protocol, call.body)
             call.checks += guarded.checks
@@ -336,7 +300,7 @@ class Calls:
             body=body,
             payload=payload,
             stream=call.stream and not call.held,
-            own_auth="x-mlflow-authorization" in call.headers,
+            own_auth=call.has_own_auth,
             rest=call.rest,
         )
 
@@ -413,8 +377,8 @@ class Calls:
 
     async def _answer(self, call: Call, answer: Whole, send: Send) -> None:
         """Send an answer in one piece, and settle."""
-        body, content_type = answer.body, _JSON
-        guards = _guards(call)
+        body, content_type = answer.body, replies.JSON
+        guards = call.guards
         cost = self._cost(call, answer.usage)
         if guards and guards.after_needs_whole:
             try:
@@ -432,7 +396,7 @@ class Calls:
                         error=error,
                         response=orjson.dumps(stop.loggable),
                     ),
-                    _refuse(call, error, send),
+                    replies.refuse(call, error, send),
                 )
                 return
             call.checks += guarded.checks
@@ -442,7 +406,10 @@ class Calls:
         if call.held:
             sent = streams.as_stream(call.route.protocol, orjson.loads(body))
             content_type = b"text/event-stream; charset=utf-8"
-        await send(_start(200, [*_headers(call), (b"content-type", content_type)], len(sent)))
+        call.begun = True
+        await send(
+            replies.start(200, [*replies.headers_of(call), (b"content-type", content_type)], len(sent))
+        )
         await send({"type": "http.response.body", "body": sent})
         if answer.usage is None:
             _no_usage(call)
@@ -452,13 +419,16 @@ class Calls:
         """Pass a stream on until it ends, breaks, or the client leaves; and settle."""
         task = asyncio.current_task()
         assert task is not None and call.endpoint is not None
-        watch = _Watch(receive, task)
+        watch = Watch(receive, task)
         kept: list[bytes] | None = [] if call.endpoint.experiment_id else None
         outcome, status, failure = Outcome.OK, 200, None
         try:
             watch.start()
+            call.begun = True
             kind = answer.content_type.encode("latin-1")
-            await send(_start(200, [*_headers(call, streaming=True), (b"content-type", kind)]))
+            await send(
+                replies.start(200, [*replies.headers_of(call, streaming=True), (b"content-type", kind)])
+            )
             piece = answer.first
             while True:
                 if kept is not None:
@@ -548,10 +518,10 @@ class Calls:
         stream: bytes | None = None,
     ) -> None:
         admitted, endpoint = call.admitted, call.endpoint
-        if admitted is None or endpoint is None:
+        if admitted is None or endpoint is None or call.settled:
             return
         # Once, whatever fails afterwards.
-        call.admitted = None
+        call.settled = True
         record = None
         if endpoint.experiment_id:
             record = records.compressed(
@@ -604,7 +574,7 @@ class Calls:
             "username": username,
             "key_id": key_id,
             "run_id": run_id,
-            "caller": _caller(call.headers),
+            "caller": call.caller,
             "server_url": call.headers.get("host", ""),
             "start_ns": call.start_ns,
             "end_ns": time.time_ns(),
@@ -628,45 +598,6 @@ class Calls:
         await self._ledger.note(endpoint.experiment_id, record)
 
 
-class _Watch:
-    """Cancels a task when its client leaves."""
-
-    def __init__(self, receive: Receive, task: asyncio.Task[Any]) -> None:
-        self._receive = receive
-        self._task = task
-        self._watching: asyncio.Task[None] | None = None
-        self.gone = False
-
-    def start(self) -> None:
-        self._watching = asyncio.create_task(self._watch())
-
-    def stop(self) -> None:
-        if self._watching is not None:
-            self._watching.cancel()
-
-    async def _watch(self) -> None:
-        while (await self._receive())["type"] != "http.disconnect":
-            pass
-        self.gone = True
-        self._task.cancel()
-
-
-async def _read(receive: Receive) -> bytes:
-    message = await receive()
-    if message["type"] == "http.disconnect":
-        raise ClientGone
-    body: bytes = message.get("body", b"")
-    if not message.get("more_body"):
-        return body
-    parts = [body]
-    while message.get("more_body"):
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise ClientGone
-        parts.append(message.get("body", b""))
-    return b"".join(parts)
-
-
 def _able(plan: tuple[Model, ...], request: Request) -> tuple[Model, ...]:
     """The models whose provider has the route at all.
 
@@ -683,12 +614,6 @@ def _able(plan: tuple[Model, ...], request: Request) -> tuple[Model, ...]:
         except AIGatewayException as error:
             raise GatewayError(error.status_code, "invalid_request_error", str(error.detail)) from error
     return able or plan
-
-
-def _guards(call: Call) -> Guards | None:
-    """The guardrails that look at a call. A judge's own call is asked of no judge: that would have no end."""
-    guards = call.endpoint.guards if call.endpoint else None
-    return guards.without_judges() if guards and is_internal(call.headers) else guards
 
 
 def _check_system_one(call: Call, endpoint: Endpoint) -> None:
@@ -720,47 +645,3 @@ def _no_usage(call: Call) -> None:
         call.endpoint.name if call.endpoint else "",
         call.model.provider if call.model else "the provider",
     )
-
-
-def _caller(headers: Mapping[str, str]) -> str | None:
-    """As upstream's `_extract_caller` (mlflow/gateway/tracing_utils.py)."""
-    if caller := headers.get(MLFLOW_GATEWAY_CALLER_HEADER.lower()):
-        return caller
-    return headers.get("user-agent", "").split("/")[0].strip() or None
-
-
-_DURATION = MLFLOW_GATEWAY_DURATION_HEADER.lower().encode()
-_OVERHEAD = MLFLOW_GATEWAY_OVERHEAD_HEADER.lower().encode()
-_REMAINING = errors.REMAINING_HEADER.lower().encode()
-
-
-def _headers(call: Call, *, streaming: bool = False) -> list[tuple[bytes, bytes]]:
-    took = int((time.perf_counter() - call.started) * 1000)
-    headers = [(_DURATION, str(took).encode())]
-    provider = int(call.provider_seconds * 1000)
-    if provider > 0 and not streaming:
-        headers.append((_OVERHEAD, str(max(0, took - provider)).encode()))
-    if call.attempts:
-        last = call.attempts[-1]
-        headers.append((MODEL_HEADER, f"{last.provider}/{last.model}".encode("latin-1", "replace")))
-        headers.append((ATTEMPTS_HEADER, str(len(call.attempts)).encode()))
-    if call.admitted is not None and call.admitted.remaining is not None:
-        headers.append((_REMAINING, errors.usd(call.admitted.remaining).encode()))
-    return headers
-
-
-def _start(status: int, headers: list[tuple[bytes, bytes]], length: int | None = None) -> Message:
-    if length is not None:
-        headers.append((b"content-length", str(length).encode()))
-    return {"type": "http.response.start", "status": status, "headers": headers}
-
-
-async def _refuse(call: Call, error: GatewayError, send: Send) -> None:
-    body = error.render(call.route.protocol)
-    headers = [*_headers(call), (b"content-type", _JSON)]
-    given = {
-        name.lower().encode(): value.encode("latin-1", "replace") for name, value in error.headers.items()
-    }
-    headers = [(name, value) for name, value in headers if name not in given] + list(given.items())
-    await send(_start(error.status, headers, len(body)))
-    await send({"type": "http.response.body", "body": body})
