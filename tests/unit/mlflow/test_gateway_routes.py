@@ -1,5 +1,6 @@
 """Which requests the gateway's middleware takes, and which rules of MLflow hold for them too."""
 
+import base64
 from collections.abc import Iterator
 from typing import Any
 
@@ -174,6 +175,71 @@ def test_what_the_client_says_of_itself_does_not_reach_the_provider(
     assert seen[0]["authorization"] == "Bearer sk-the-provider-s-own-key"
     assert seen[0]["x-of-the-client"] == "yes"
     assert not {"cookie", "x-api-key", "x-paddock-run", "host"} & seen[0].keys()
+
+
+@pytest.mark.parametrize(
+    ("own", "forwarded"), [("Bearer sk-my-subscription", True), ("Bearer pdk_ours", False)]
+)
+def test_an_agents_own_subscription_is_used_but_never_a_key_of_ours(
+    gateway: Gateway, endpoint: str, own: str, forwarded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As upstream lets some agents: with MLflow's credentials in the header that it has for them."""
+    from paddock_mlflow.gateway import lean
+
+    seen = []
+    stock = lean._exchange
+
+    def kept(request: Any, model: Any) -> Any:
+        exchange = stock(request, model)
+        seen.append(exchange.headers["authorization"])
+        return exchange
+
+    monkeypatch.setattr(lean, "_exchange", kept)
+    gateway.answers(ANSWER)
+    password = base64.b64encode(":".join(ADMIN).encode()).decode()
+    headers = {
+        "user-agent": "codex_cli_rs/1.0",
+        "authorization": own,
+        "x-mlflow-authorization": f"Basic {password}",
+    }
+    body = {"model": endpoint, "messages": HELLO}
+    answer = gateway.server.http.post("/gateway/openai/v1/chat/completions", json=body, headers=headers)
+    assert answer.status_code == 200
+    assert seen == [own if forwarded else "Bearer sk-the-provider-s-own-key"]
+
+
+def test_a_fault_of_ours_is_an_error_body(
+    gateway: Gateway, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paddock_mlflow.gateway import bounds
+
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("a secret thought")
+
+    monkeypatch.setattr(bounds, "of_body", broken)
+    answer = gateway.chat(endpoint)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (500, "internal_error")
+    assert "secret thought" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "message"),
+    [
+        (b'{"model": ', 400, "Invalid JSON payload"),
+        (b"[1]", 400, "expected an object"),
+        (b"\xff", 400, "Invalid JSON payload"),
+    ],
+)
+def test_a_stranger_learns_nothing_of_a_malformed_request(
+    gateway: Gateway, content: bytes, status: int, message: str
+) -> None:
+    headers = {"content-type": "application/json"}
+    known = gateway.server.http.post(CHAT, content=content, headers=headers, auth=ADMIN)
+    assert (known.status_code, message in known.json()["error"]["message"]) == (status, True)
+    stranger = gateway.server.http.post(
+        CHAT, content=content, headers=headers | {"authorization": "Bearer pdk_unknown"}
+    )
+    assert (stranger.status_code, stranger.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
 def test_an_oversized_request_is_413(gateway: Gateway, endpoint: str) -> None:
