@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 from paddock_cli.errors import BadSettings
 
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "LLM_API_KEY")
-PROVIDER_CHOICES = ("LLM_BASE_URL", "CODER_MODEL", "JUDGE_MODEL")
+PROVIDER_CHOICES = ("LLM_BASE_URL", "LLM_PRICE", "CODER_MODEL", "JUDGE_MODEL")
 GATEWAY_CONFIG = "GATEWAY_CONFIG"
 DEFAULT_PORT = 5000
 DEFAULT_BASE_IMAGE = "debian:trixie-slim"
@@ -75,7 +75,7 @@ class Settings:
     gateway_config: Path = Path("mlflow/gateway.yaml")
     """The gateway's declared configuration, as an absolute path."""
     provider: dict[str, str] = field(default_factory=dict)
-    """LLM_BASE_URL, CODER_MODEL and JUDGE_MODEL, those that are set."""
+    """Those of PROVIDER_CHOICES that are set."""
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     """Provider keys by variable name, and what else the declared configuration names that is set."""
     remembered: dict[str, str] = field(default_factory=dict, repr=False)

@@ -8,11 +8,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
+from pydantic import ValidationError
+
 from paddock_mlflow.config.guardrails import DEFAULT_MODEL, SCORERS
 from paddock_mlflow.config.model import KEPT, Configuration, Endpoint, Price, Provider
 
 _SETTING = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 _WEIGHT = 1.0
+_FREE = Price(input=Decimal(0), output=Decimal(0))
 
 
 @dataclass(frozen=True)
@@ -191,6 +194,28 @@ class NoSuchModel(Exception):
         self.setting, self.value, self.there = setting, value, there
 
 
+class BadPrice(Exception):
+    """A setting is no price; its text is what was found."""
+
+
+def price_in(text: str) -> Price | None:
+    """A price as a setting writes it: `free`, or INPUT,OUTPUT[,CACHE_READ] in USD per million tokens; None if empty.
+
+    Raises:
+        BadPrice: it is neither.
+    """
+    if not text.strip():
+        return None
+    if text.strip() == "free":
+        return _FREE
+    amounts = [part.strip() for part in text.split(",")]
+    try:
+        kinds = ("input", "output", "cache_read")[: max(2, len(amounts))]
+        return Price.model_validate(dict(zip(kinds, amounts, strict=True)))
+    except (ValidationError, ValueError):
+        raise BadPrice(text) from None
+
+
 class Cycle(Exception):
     """Endpoints that fall back to each other; `way` names them, the first one again at the end."""
 
@@ -213,6 +238,25 @@ class Resolver:
             if model.provider in self.there
         }
         self._declared = configuration.models
+        self._provider_of = {name: model.provider for name, model in configuration.models.items()}
+
+    def prices(self) -> dict[tuple[str, str], PriceEntry]:
+        """What the models of providers with a price cost, by kind and model.
+
+        Raises:
+            BadPrice: a setting is none.
+        """
+        found = {}
+        for name, model in self.models.items():
+            price = self._price_of(self._providers[self._provider_of[name]])
+            if price is not None:
+                found[model.kind, model.model] = _price_entry(model.kind, model.model, price)
+        return found
+
+    def _price_of(self, provider: Provider) -> Price | None:
+        if isinstance(provider.price, str):
+            return price_in(filled(provider.price, self._variables))
+        return provider.price
 
     def primaries(self, endpoint: Endpoint) -> tuple[tuple[str, float], ...]:
         """Models and weights; empty where none of them is there.
@@ -274,6 +318,7 @@ class Resolver:
             if (known.secret, known.model) == (entry.secret, entry.model):
                 return known.name
         self.models[entry.name] = entry
+        self._provider_of[entry.name] = provider
         return entry.name
 
     def _entry(self, name: str, provider: str, model: str) -> ModelEntry:
@@ -306,7 +351,7 @@ def resolve(configuration: Configuration, variables: Mapping[str, str]) -> Desir
         },
         models=resolver.models,
         endpoints=endpoints,
-        prices={price.kind_and_model: price.entry for price in prices_of(configuration)},
+        prices=resolver.prices() | {price.kind_and_model: price.entry for price in prices_of(configuration)},
         budgets=tuple(
             BudgetEntry(
                 budget.scope,
@@ -402,12 +447,12 @@ def prices_of(configuration: Configuration) -> Iterator[DeclaredPrice]:
         provider = configuration.providers.get(model.provider)
         if provider is None or model.price is None:
             continue
-        zero = Decimal(0)
-        price = Price(input=zero, output=zero) if model.price == "free" else model.price
-        entry = PriceEntry(
-            provider.kind, model.model, price.input, price.output, price.cache_read, price.cache_write
-        )
-        yield DeclaredPrice(name, entry)
+        price = _FREE if model.price == "free" else model.price
+        yield DeclaredPrice(name, _price_entry(provider.kind, model.model, price))
+
+
+def _price_entry(kind: str, model: str, price: Price) -> PriceEntry:
+    return PriceEntry(kind, model, price.input, price.output, price.cache_read, price.cache_write)
 
 
 def _secret(name: str, provider: Provider, variables: Mapping[str, str]) -> SecretEntry:

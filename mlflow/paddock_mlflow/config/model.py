@@ -67,6 +67,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Price(Strict):
+    """USD per million tokens."""
+
+    input: Usd
+    output: Usd
+    cache_read: Usd | None = Field(None, description="Cached prompt tokens; the input price if left out.")
+    cache_write: Usd | None = Field(
+        None, description="Tokens written to the cache; the input price if left out."
+    )
+
+
 class Provider(Strict):
     """A model provider. Its key is named here and stands in .env."""
 
@@ -86,23 +97,17 @@ class Provider(Strict):
         description="`always`: a missing key is an error. `secret set`: without a key the provider is not there, and"
         " neither are its models. `no other provider`: there only where no other one is.",
     )
+    price: Price | Literal["free"] | Setting | None = Field(
+        None,
+        description="Of those of its models that have none of their own. ${NAME} takes `free`, or USD per million tokens as"
+        " INPUT,OUTPUT or INPUT,OUTPUT,CACHE_READ, from .env.",
+    )
     secret_name: str | None = Field(
         None, min_length=1, max_length=255, description="Its name in MLflow; `<provider>-key` if left out."
     )
     options: dict[str, str] = Field(
         default_factory=dict,
         description="What MLflow keeps beside the key: api_version, organization, region …",
-    )
-
-
-class Price(Strict):
-    """USD per million tokens."""
-
-    input: Usd
-    output: Usd
-    cache_read: Usd | None = Field(None, description="Cached prompt tokens; the input price if left out.")
-    cache_write: Usd | None = Field(
-        None, description="Tokens written to the cache; the input price if left out."
     )
 
 

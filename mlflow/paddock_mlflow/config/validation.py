@@ -279,6 +279,16 @@ class _Rules:
                     f"`{named}`, which {first} has",
                     "give it another `secret_name`",
                 )
+            if isinstance(provider.price, str):
+                try:
+                    desired.price_in(desired.filled(provider.price, self._set))
+                except desired.BadPrice as error:
+                    yield self._problem(
+                        (*steps, "price"),
+                        f"{provider.price} to be `free` or INPUT,OUTPUT[,CACHE_READ] in USD per million tokens",
+                        f"`{error}`",
+                        f"mend {desired.settings_in(provider.price)[0]} in .env",
+                    )
             if provider.secret and provider.credentials:
                 yield self._problem(
                     (*steps, "credentials"),

@@ -366,6 +366,30 @@ class TestShippedFile:
         assert "endpoints.coder.model" in told
         assert "set CODER_MODEL=<provider>/<model> in .env" in told
 
+    @pytest.mark.parametrize(
+        ("text", "amounts"),
+        [
+            ("free", (0, 0, None)),
+            ("0.2,0.6", (Decimal("0.2"), Decimal("0.6"), None)),
+            ("0.2, 0.6, 0.05", (Decimal("0.2"), Decimal("0.6"), Decimal("0.05"))),
+        ],
+    )
+    def test_the_price_of_a_server(self, text: str, amounts: tuple[object, ...]) -> None:
+        box = {"LLM_BASE_URL": "http://box:11434/v1", "LLM_API_KEY": "k", "CODER_MODEL": "custom/llama"}
+        configuration = validation.load(SHIPPED, DEMO | box).configuration
+        assert desired.resolve(configuration, DEMO | box).prices == {}
+
+        prices = desired.resolve(configuration, DEMO | box | {"LLM_PRICE": text}).prices
+        assert {key: (p.input, p.output, p.cache_read) for key, p in prices.items()} == {
+            ("openai", "llama"): amounts
+        }
+
+    @pytest.mark.parametrize("text", ["cheap", "1", "1,2,3,4", "1,-2", "1,,2"])
+    def test_a_price_of_a_server_that_is_none(self, text: str) -> None:
+        told = self.refused(DEMO | {"LLM_PRICE": text})
+        assert "providers.custom.price" in told
+        assert f"found `{text}`; mend LLM_PRICE in .env" in told
+
     def test_none_at_all(self) -> None:
         assert "set one of LLM_API_KEY, OPENAI_API_KEY, ANTHROPIC_API_KEY, GEMINI_API_KEY" in self.refused({})
 
