@@ -99,8 +99,8 @@ class Provider(Strict):
     )
     price: Price | Literal["free"] | Setting | None = Field(
         None,
-        description="Of those of its models that have none of their own. ${NAME} takes `free`, or USD per million tokens as"
-        " INPUT,OUTPUT or INPUT,OUTPUT,CACHE_READ, from .env.",
+        description="Of those of its models that have none of their own. ${NAME} takes `free`, or USD per million tokens"
+        " as INPUT,OUTPUT or INPUT,OUTPUT,CACHE_READ, from .env.",
     )
     secret_name: str | None = Field(
         None, min_length=1, max_length=255, description="Its name in MLflow; `<provider>-key` if left out."
