@@ -351,12 +351,7 @@ def test_the_agents_key_may_send_traces_where_it_has_a_grant(server: Any, experi
         "authorization": f"Bearer {AGENT_KEY}",
     }
     assert server.http.post("/v1/traces", content=body, headers=headers).status_code == 403
-    grant = {
-        "username": "agent",
-        "resource_type": "experiment",
-        "resource_id": experiment,
-        "permission": "EDIT",
-    }
-    made = server.http.post("/api/3.0/mlflow/users/permissions/grant", json=grant, auth=ADMIN)
+    opens = {"endpoints": ["coder"], "experiments": [server.client.get_experiment(experiment).name]}
+    made = server.http.put("/api/3.0/paddock/keys/stack", json=opens, auth=ADMIN)
     assert made.status_code == 200, made.text
     assert server.http.post("/v1/traces", content=body, headers=headers).status_code == 200
