@@ -26,6 +26,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
+from paddock_mlflow.gateway import errors, routes
 from paddock_mlflow.translate import EarlierSpans, PriceOf, translate
 
 _logger = logging.getLogger(__name__)
@@ -92,12 +93,20 @@ class BodyLimitMiddleware:
         await self.app(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, found: str) -> None:
-        message = (
-            f"expected a body of at most {self._max_bytes} bytes, found {found}; send fewer spans in a batch"
-            " (OTEL_BSP_MAX_EXPORT_BATCH_SIZE), or raise MAX_TRACE_BODY_BYTES at the server"
-        )
+        limit = f"expected a body of at most {self._max_bytes} bytes, found {found}"
         # The rest of the body stays unread, so the connection can't be used again.
-        await _answer(413, message, {"connection": "close"})(scope, receive, send)
+        close = {"connection": "close"}
+        if scope["path"] == TRACES_PATH:
+            remedy = "send fewer spans in a batch (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)"
+            answer = _answer(413, f"{limit}; {remedy}, or raise MAX_TRACE_BODY_BYTES at the server", close)
+        else:
+            match = routes.match(scope["path"])
+            message = f"{limit}; send a shorter prompt, or raise MAX_TRACE_BODY_BYTES at the server"
+            body = errors.error_object(
+                match.route.protocol if match else "openai_chat", 413, "request_too_large", message
+            )
+            answer = JSONResponse(body, 413, close)
+        await answer(scope, receive, send)
 
 
 class IngestMiddleware:

@@ -242,12 +242,23 @@ def test_a_stranger_learns_nothing_of_a_malformed_request(
     assert (stranger.status_code, stranger.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
-def test_an_oversized_request_is_413(gateway: Gateway, endpoint: str) -> None:
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        (CHAT, ("error", "code", "request_too_large")),
+        ("/gateway/anthropic/v1/messages", ("error", "type", "request_too_large")),
+    ],
+)
+def test_an_oversized_request_is_413(
+    gateway: Gateway, endpoint: str, path: str, kind: tuple[str, str, str]
+) -> None:
     answer = gateway.server.http.post(
-        CHAT, content=b"{}", headers={"content-length": str(10**10)}, auth=ADMIN
+        path, content=b"{}", headers={"content-length": str(10**10)}, auth=ADMIN
     )
     assert answer.status_code == 413
+    assert answer.json()[kind[0]][kind[1]] == kind[2]
     assert "expected a body of at most" in answer.text
+    assert "spans" not in answer.text
 
 
 def _id(gateway: Gateway, name: str) -> str:
