@@ -51,8 +51,8 @@ from paddock_mlflow.pricing import Prices
 _logger = logging.getLogger(__name__)
 
 LEASE_MARGIN_SECONDS = 5.0
-"""Beyond the longest that its attempts may take, a call is taken for dead and charged its bound. One that lives on all the
-same, behind a slow guardrail, is charged rightly by its late settlement."""
+"""Beyond the longest that its attempts may take, a call is taken for dead and charged its bound. One that lives on all
+the same, behind a slow guardrail, is charged rightly by its late settlement."""
 
 _MAX_RELOADS = 4
 
