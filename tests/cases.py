@@ -409,10 +409,12 @@ class EndToEnd:
         assert resumed.document["run"]["run_id"] == run_id
         assert resumed.document["trace"]["state"] == "OK"
         numbers = [int(line) for line in lines_of(steps)]
-        assert sorted(set(numbers)) == list(range(1, 21))
-        # The step that was cut off may have written before it could be noted; no other is done twice.
-        assert len(numbers) <= 21
         assert numbers[:done] == list(range(1, done + 1))
+        # Nobody knows whether the step that was cut off had its effect, so the model is told and this one does not do
+        # it again: it stands there or not. All the others are there once, in order.
+        cut_off = done + 1
+        assert [n for n in numbers if n != cut_off] == [n for n in range(1, 21) if n != cut_off]
+        assert numbers.count(cut_off) <= 1
 
     def test_stop_and_down_end_running_agents_first(self, product: Product, tmp_path: Path) -> None:
         endpoint = product.scenario("long-run")

@@ -197,6 +197,7 @@ def test_unknown_ids_are_404_and_the_stacks_own_key_is_kept(server: Any) -> None
 
 def test_registering_the_stacks_key_again_changes_only_what_it_opens(server: Any) -> None:
     body = {"endpoints": ["coder"], "experiments": []}
+    server.http.put(f"{KEYS}/stack", json=body, auth=ADMIN).raise_for_status()
     execute("UPDATE paddock_keys SET created_at = '2020-01-01 00:00:00.000000' WHERE id = 'pk_stack'")
     before = server.http.get(f"{KEYS}/pk_stack", auth=ADMIN).json()
 
