@@ -82,8 +82,8 @@ class ComposeStack:
                 "every service to become healthy",
             )
 
-    def build(self) -> None:
-        """Make the base image and the images of all services where they are missing or have changed.
+    def build(self, *services: str) -> None:
+        """Make the base image and the images of these services, or of all, where they are missing or have changed.
 
         Raises:
             NoSpace: images are missing and the engine's disk is nearly full.
@@ -98,7 +98,7 @@ class ComposeStack:
         with console.step(
             "building images (minutes at the first time)" if missing else "checking images"
         ) as step:
-            self._build(step)
+            self._build(step, *services)
 
     def stop(self) -> None:
         """End agents, then stop the services."""

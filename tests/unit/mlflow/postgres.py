@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
-IMAGE = "paddock/postgres:0.1.0"
+IMAGE = f"paddock/postgres:{os.environ.get('PADDOCK_VERSION', '0.1.0')}"
 READY_SECONDS = 60
 
 
@@ -85,14 +85,12 @@ def _missing() -> str:
 
 
 def _make_image() -> None:
-    if (
-        subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True, check=False).returncode
-        == 0
-    ):
-        return
-    base = os.environ.get("BASE_IMAGE")
-    arguments = ["--build-arg", f"BASE_IMAGE={base}"] if base else []
-    docker("build", *arguments, "--tag", IMAGE, str(ROOT / "services" / "postgres"))
+    """As `./paddock up` makes it: on a machine without a registry the base image comes first."""
+    from paddock_cli import settings
+    from paddock_cli.compose import ComposeStack
+
+    where = settings.paths()
+    ComposeStack(where, settings.load(where)).build("postgres")
 
 
 def _free_port() -> int:
