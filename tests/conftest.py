@@ -20,6 +20,8 @@ sys.path.insert(0, str(TESTS))
 pytest.register_assert_rewrite("cases", "handles", "pages")
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+BUILD_SECONDS = 2400
+"""What the first test of a session may take whose fixtures build every image, on a slow machine without any cache."""
 
 
 def _given_missing() -> dict[str, str] | None:
@@ -63,8 +65,16 @@ def pytest_report_header() -> list[str]:
     return lines
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what the machine can't run; where it is required, let it run into the reason."""
+    """Skip what the machine can't run; where it is required, let it run into the reason.
+
+    Last of its kind: folders have marked their tests by now, and `-k` has chosen.
+    """
+    # A test's time limit holds for its fixtures too.
+    first = next((item for item in items if "built" in getattr(item, "fixturenames", ())), None)
+    if first is not None:
+        first.add_marker(pytest.mark.timeout(BUILD_SECONDS))
     marked = {
         mark
         for item in items
