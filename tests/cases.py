@@ -163,6 +163,19 @@ def lines_of(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+def require_every_step_once(steps: Path, done: int) -> None:
+    """That the scenario `long-run`, cut off after `done` lines, went on where it was.
+
+    Nobody knows whether the step that was cut off had its effect, so the model is told and this one does not do it
+    again: it stands there or not. All the others are there once, in order.
+    """
+    numbers = [int(line) for line in lines_of(steps)]
+    cut_off = done + 1
+    assert numbers[:done] == list(range(1, done + 1))
+    assert [n for n in numbers if n != cut_off] == [n for n in range(1, 21) if n != cut_off]
+    assert numbers.count(cut_off) <= 1
+
+
 def run_keys(product: Product) -> list[dict[str, Any]]:
     """The keys of single runs."""
     listed = product.paddock("keys", "list", "--runs", "--json").document["keys"]
@@ -408,13 +421,7 @@ class EndToEnd:
         assert resumed.code == 0, resumed.err
         assert resumed.document["run"]["run_id"] == run_id
         assert resumed.document["trace"]["state"] == "OK"
-        numbers = [int(line) for line in lines_of(steps)]
-        assert numbers[:done] == list(range(1, done + 1))
-        # Nobody knows whether the step that was cut off had its effect, so the model is told and this one does not do
-        # it again: it stands there or not. All the others are there once, in order.
-        cut_off = done + 1
-        assert [n for n in numbers if n != cut_off] == [n for n in range(1, 21) if n != cut_off]
-        assert numbers.count(cut_off) <= 1
+        require_every_step_once(steps, done)
 
     def test_stop_and_down_end_running_agents_first(self, product: Product, tmp_path: Path) -> None:
         endpoint = product.scenario("long-run")
