@@ -54,6 +54,7 @@ SESSIONS = (
             "tests/unit/mlflow",
             "tests/embedded",
             "tests/stack",
+            "tests/escape",
             "tests/browser",
         ),
     ),

@@ -1,12 +1,8 @@
-"""One stack for all tests of this folder and of tests/browser: it takes a minute to start."""
+"""The tests of the running Compose stack; its fixtures are in tests/compose_stack.py."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cases import Product
-from stack_under_test import ROOT, StackUnderTest, sweep
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -14,48 +10,3 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(here):
             item.add_marker(pytest.mark.requires_docker)
-
-
-@pytest.fixture(scope="session")
-def built() -> dict[str, str]:
-    """Build every image, as `./paddock up` does; returns the variables that the machine needs."""
-    from paddock_cli import preflight, settings
-    from paddock_cli.compose import ComposeStack
-
-    where = settings.paths()
-    loaded = settings.load(where)
-    ComposeStack(where, loaded).build()
-    variables = {"MLFLOW_PORT": "0", "DEMO_SCENARIOS": str(ROOT / "tests" / "scenarios")}
-    if mtu := loaded.mtu or preflight.uplink_mtu():
-        variables["NETWORK_MTU"] = str(min(mtu, 1500))
-    return variables
-
-
-@pytest.fixture(scope="session")
-def stack(built: dict[str, str]) -> Iterator[StackUnderTest]:
-    """The stack, with the demo model able to play scripted scenarios."""
-    sweep()
-    with StackUnderTest(context=str(ROOT), env=built) as running:
-        yield running
-
-
-@pytest.fixture(scope="session")
-def product(stack: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Product:
-    """The same stack as the command line sees it."""
-    state = tmp_path_factory.mktemp("state")
-    env = stack.env | {
-        "COMPOSE_PROJECT_NAME": stack.project,
-        "PADDOCK_STATE_DIR": str(state / "the state"),
-        "PADDOCK_ENV_FILE": os.devnull,
-    }
-    return Product("compose", env, model_url="http://demo-model:8000/v1")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]):  # type: ignore[no-untyped-def]
-    """A failed test's report carries what the services said."""
-    report = yield
-    running = getattr(item, "funcargs", {}).get("stack")
-    if report.failed and isinstance(running, StackUnderTest):
-        report.sections.append(("services' logs", running.logs(tail=30)))
-    return report
