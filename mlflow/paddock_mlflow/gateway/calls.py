@@ -220,7 +220,9 @@ class Calls:
                 bound, unpriced = None, f"{model.provider}/{name}"
             elif bound is not None:
                 bound = max(bound, cost)
-            tokens = max(tokens, call.bound.input + call.bound.output(self._prices, model.provider, name))
+            tokens = max(
+                tokens, call.bound.input(name) + call.bound.output(self._prices, model.provider, name)
+            )
         return Admission(
             call_id=call.id,
             credential=credential,
