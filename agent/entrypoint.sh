@@ -36,7 +36,11 @@ if [ ! -w "$HOME" ]; then
 		fail "expected a writable HOME or /tmp, found neither; mount a tmpfs on /home/agent and on /tmp."
 	export HOME
 fi
-export USER="${USER:-$(id -un 2>/dev/null || echo agent)}" LOGNAME="${LOGNAME:-${USER:-agent}}"
+export USER="${USER:-$(id -un 2>/dev/null || echo agent)}"
+export LOGNAME="${LOGNAME:-$USER}"
+
+# Clients insist on some key. This one means nothing: the gate drops it and adds the stack's identity.
+export LLM_API_KEY="${LLM_API_KEY:-added-by-gate}"
 
 # The experiment's id is looked up by the set-up and handed over in a file; it is never assumed.
 handover=/run/handover/experiment_id

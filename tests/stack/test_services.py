@@ -36,7 +36,7 @@ def test_every_service_is_hardened(config: dict) -> None:
         assert service["logging"]["options"]["max-size"], name
         assert not service.get("privileged"), name
         assert set(service.get("cap_add", [])) <= (
-            {"CHOWN", "DAC_READ_SEARCH"} if name == "secrets" else set()
+            {"CHOWN", "DAC_OVERRIDE"} if name == "secrets" else set()
         ), name
         sources = [volume.get("source", "") for volume in service.get("volumes", [])]
         assert not any("docker.sock" in source for source in sources), name
