@@ -18,7 +18,7 @@ TESTS = ROOT / "tests"
 
 # The cases that run on more than one stack are a module beside the folders that use it.
 sys.path.insert(0, str(TESTS))
-pytest.register_assert_rewrite("cases", "handles", "pages", "compose_stack")
+pytest.register_assert_rewrite("cases", "cis", "compose_stack", "handles", "linting", "pages")
 
 # The Compose stack's fixtures, in the environment that can start one: shared, so that its folders share the stack.
 pytest_plugins = ["compose_stack"] if importlib.util.find_spec("testcontainers") else []

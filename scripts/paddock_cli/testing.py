@@ -49,6 +49,7 @@ SESSIONS = (
         "tests/requirements.txt",
         ("scripts", "mlflow", "services/demo-model"),
         (
+            "tests/lint",
             "tests/unit/cli",
             "tests/unit/demo_model",
             "tests/unit/mlflow",
