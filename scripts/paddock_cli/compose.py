@@ -10,9 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from paddock_cli import console, preflight, processes
+from paddock_cli import console, preflight, processes, runtimes
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import (
+    DEFAULT_BASE_IMAGE,
     PROVIDER_CHOICES,
     PROVIDER_KEYS,
     Paths,
@@ -55,6 +56,7 @@ class ComposeStack:
 
     def up(self, *, build: bool = True) -> None:
         """Build what is missing, start, and wait until every service is healthy."""
+        runtimes.require(self._settings.agent_runtime)
         running = {service.name for service in self.status() if service.state == "running"}
         if "mlflow" not in running:
             self._require_port()
@@ -206,6 +208,7 @@ class ComposeStack:
     def start_agent(self, request: Request) -> AgentProcess:
         """Start the runner in a container of its own; files that it writes belong to the caller."""
         self.url()
+        runtimes.require(self._settings.agent_runtime)
         uid, gid = self._owner(request.workspace)
         service = "agent-browser" if "browser" in request.tools.split(",") else "agent"
         self._require_image(service)
@@ -216,7 +219,16 @@ class ComposeStack:
         if uid != os.getuid():
             self._give(request.state, uid, gid)
         name = f"{self._project()}-run-{request.run_id[:13]}"
-        command = ["--profile", "agent", "run", "--rm", "--no-TTY", "--no-deps", "--name", name]
+        command = [
+            *self._hosts(request, service),
+            "--profile",
+            "agent",
+            "run",
+            "--rm",
+            "--no-TTY",
+            "--no-deps",
+        ]
+        command += ["--name", name]
         command += ["--label", f"{RUN_LABEL}={request.run_id}", "--user", f"{uid}:{gid}"]
         command += ["--volume", f"{request.workspace}:/workspace", "--volume", f"{request.state}:/state"]
         process = subprocess.Popen(
@@ -258,11 +270,25 @@ class ComposeStack:
         image = self._settings.base_image
         if self._image_exists(image):
             return
+        if image != DEFAULT_BASE_IMAGE and "@sha256:" not in image:
+            raise BadSettings(
+                "BASE_IMAGE to name an image by its digest (NAME@sha256:…), or one that this engine has",
+                f"the tag {image}, which its registry may point elsewhere at any time",
+                f"look up the digest (docker buildx imagetools inspect {image}), make the image from this machine's package"
+                f" mirror (sudo scripts/make-base-image {image}), or take what the tag is now (docker pull {image})",
+            )
         with console.step(f"fetching the base image {image}") as step:
             pulled = self._engine("pull", "--quiet", image)
-            step.result = "pulled" if pulled.returncode == 0 else "no registry answers"
+            digest = self._digest(image) if pulled.returncode == 0 else ""
+            step.result = f"pulled {digest}" if pulled.returncode == 0 else "no registry answers"
         if pulled.returncode == 0:
             return
+        if "@" in image:
+            raise BuildFailed(
+                f"a registry to give the base image {image}",
+                pulled.stderr.strip()[-500:] or "no answer",
+                "mend what it names, or unset BASE_IMAGE: without a registry the base is made from the package mirror",
+            )
         with console.step(f"making the base image {image} from this machine's package mirror (2 to 3 min)"):
             made = subprocess.run(
                 [str(self._where.root / "scripts" / "make-base-image"), image],
@@ -315,6 +341,22 @@ class ComposeStack:
                 f"the whole output: {log}; behind a proxy or mirror set CA_BUNDLE, UV_DEFAULT_INDEX, GOPROXY",
             )
 
+    def _hosts(self, request: Request, service: str) -> list[str]:
+        """Compose's options where agents run in another runtime than the engine's default: see runtimes.write_hosts."""
+        if self._settings.agent_runtime in ("", "runc"):
+            return []
+        file = self._where.runs / f"{request.run_id}.hosts.json"
+        runtimes.write_hosts(file, self._project(), service)
+        named = os.environ.get("COMPOSE_FILE", "")
+        own = (
+            named.split(os.environ.get("COMPOSE_PATH_SEPARATOR", os.pathsep))
+            if named
+            else ["docker-compose.yml"]
+        )
+        if not named and (self._where.root / "docker-compose.override.yml").exists():
+            own.append("docker-compose.override.yml")
+        return [word for path in (*own, str(file)) for word in ("--file", path)]
+
     def _require_image(self, service: str) -> None:
         """Build a profile's image where it is missing: after a bare `docker compose up` it is."""
         images = self._run(["--profile", "agent", "config", "--images", service]).stdout.split()
@@ -327,6 +369,11 @@ class ComposeStack:
     def _missing_images(self) -> list[str]:
         answer = self._run(["--profile", "agent", "config", "--images"])
         return [image for image in answer.stdout.split() if not self._image_exists(image)]
+
+    def _digest(self, image: str) -> str:
+        """What a registry calls the image by content; empty for one that was made here."""
+        answer = self._engine("image", "inspect", "--format", '{{join .RepoDigests " "}}', image)
+        return answer.stdout.strip()
 
     def _image_exists(self, image: str) -> bool:
         return self._engine("image", "inspect", image).returncode == 0

@@ -17,6 +17,7 @@ PROVIDER_CHOICES = ("LLM_BASE_URL", "LLM_PRICE", "CODER_MODEL", "JUDGE_MODEL")
 GATEWAY_CONFIG = "GATEWAY_CONFIG"
 DEFAULT_PORT = 5000
 DEFAULT_BASE_IMAGE = "debian:trixie-slim"
+MAXIMUM_CPUS = 1024
 _REMEMBERED = "provider.env"
 _COMMENT = re.compile("#.*")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{2,99}\b")
@@ -72,6 +73,8 @@ class Settings:
     base_image: str = DEFAULT_BASE_IMAGE
     python_index: str = ""
     go_proxy: str = ""
+    agent_runtime: str = ""
+    """The engine's container runtime for agents; empty is the engine's default."""
     gateway_config: Path = Path("mlflow/gateway.yaml")
     """The gateway's declared configuration, as an absolute path."""
     provider: dict[str, str] = field(default_factory=dict)
@@ -109,6 +112,7 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
         base_image=values.get("BASE_IMAGE") or DEFAULT_BASE_IMAGE,
         python_index=values.get("UV_DEFAULT_INDEX") or values.get("PIP_INDEX_URL", ""),
         go_proxy=values.get("GOPROXY", ""),
+        agent_runtime=values.get("AGENT_RUNTIME", "").strip(),
         provider={name: values[name] for name in PROVIDER_CHOICES if values.get(name)},
         gateway_config=gateway_config,
         keys={name: values[name] for name in keys if values.get(name)},
@@ -120,6 +124,9 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
             str(gateway_config),
             "mend GATEWAY_CONFIG in .env, or unset it for the shipped mlflow/gateway.yaml",
         )
+    # Compose multiplies them, and tells what it could not read in words of its own.
+    _number(values, "AGENT_CPUS", 2, 0, MAXIMUM_CPUS)
+    _number(values, "SERVICE_CPUS", 2, 1, MAXIMUM_CPUS)
     _check_provider(settings, shipped=not values.get(GATEWAY_CONFIG))
     return settings
 

@@ -22,8 +22,8 @@ def told(name, default=''):
 
 if arguments[0] == 'compose':
     rest = after('--env-file')[1:]
-    options = ('--project-name', 'paddock', '--profile', 'agent', '*', '--progress', 'plain')
-    rest = [word for word in rest if word not in options]
+    options = ('--project-name', 'paddock', '--profile', 'agent', '*', '--progress', 'plain', '--file')
+    rest = [word for word in rest if word not in options and not word.endswith(('.yml', '.hosts.json'))]
     command = rest[0]
     if command == 'config':
         print('paddock/mlflow:1' if '--images' in rest else json.dumps({'name': 'proj'}))
@@ -44,7 +44,9 @@ elif arguments[0] == 'pull':
 elif arguments[0] == 'ps':
     print(told('running'))
 elif arguments[0] == 'info':
-    print('/')
+    print('{"runc": {}, "other": {}}' if 'Runtimes' in arguments[-1] else '/')
+elif arguments[0] == 'inspect':
+    print(told('inspect'))
 """
 
 
@@ -204,6 +206,73 @@ def test_without_a_registry_and_without_the_script_the_base_image_is_named(make,
 
     with pytest.raises(BuildFailed, match=r"debian:trixie-slim.*expected to run as root"):
         make().up()
+
+
+def test_a_base_image_by_a_tag_alone_is_refused_before_it_is_fetched(make, answers, calls, docker):
+    answers("image", "1")
+
+    with pytest.raises(
+        BadSettings, match=r"BASE_IMAGE .* by its digest .* the tag example/base:1,.*imagetools"
+    ):
+        make(BASE_IMAGE="example/base:1").up()
+    assert not [call for call in calls(docker) if call["arguments"][0] == "pull"]
+
+
+def test_a_base_image_by_a_tag_that_the_engine_has_is_the_users_decision(make, calls, docker):
+    make(BASE_IMAGE="example/base:1").up()
+
+    assert compose_calls(calls, docker, "build")
+
+
+def test_a_base_image_by_digest_is_fetched_and_never_made(make, answers, calls, docker, where):
+    answers("image", "1")
+    digest = f"example/base@sha256:{'a' * 64}"
+
+    with pytest.raises(BuildFailed, match=r"expected a registry to give .*no registry"):
+        make(BASE_IMAGE=digest).up()
+    assert ["pull", "--quiet", digest] in [call["arguments"] for call in calls(docker)]
+
+
+@pytest.mark.parametrize("command", ["up", "run"])
+def test_a_runtime_that_the_engine_lacks_is_refused_before_anything_happens(
+    make, calls, docker, tmp_path, command
+):
+    stack = make(AGENT_RUNTIME="runsc")
+
+    with pytest.raises(
+        BadSettings, match=r"AGENT_RUNTIME .*'runsc'; the engine has other, runc; .*runsc install"
+    ):
+        stack.up() if command == "up" else stack.start_agent(request(tmp_path))
+    acted = {word for call in calls(docker) for word in call["arguments"]}
+    assert not acted & {"up", "build", "run", "rm", "pull"}
+
+
+def test_another_runtime_gets_the_addresses_of_what_an_agent_may_reach(
+    make, calls, docker, answers, tmp_path, where
+):
+    container = {
+        "Config": {"Labels": {"com.docker.compose.service": "gate"}},
+        "NetworkSettings": {"Networks": {"proj_agent": {"IPAddress": "172.20.0.3"}}},
+    }
+    answers("running", "c1")
+    answers("inspect", json.dumps([container]))
+    make(AGENT_RUNTIME="other").start_agent(request(tmp_path)).wait()
+
+    (run,) = compose_calls(calls, docker, "run")
+    files = [run["arguments"][i + 1] for i, word in enumerate(run["arguments"]) if word == "--file"]
+    assert files[0] == "docker-compose.yml"
+    assert json.loads(Path(files[1]).read_text()) == {
+        "services": {"agent": {"extra_hosts": {"gate": "172.20.0.3"}}}
+    }
+    assert not Path(files[1]).is_relative_to(tmp_path / "state" / "runs" / "0123-456"), (
+        "the agent could write it"
+    )
+
+
+def test_runc_needs_no_addresses(make, calls, docker, tmp_path):
+    make(AGENT_RUNTIME="runc").start_agent(request(tmp_path)).wait()
+
+    assert "--file" not in compose_calls(calls, docker, "run")[0]["arguments"]
 
 
 def test_no_running_mlflow_is_not_running(make, answers):

@@ -28,6 +28,13 @@ def test_a_port_that_is_none_is_refused(where, value):
         load(where, {"MLFLOW_PORT": value})
 
 
+@pytest.mark.parametrize("name", ["AGENT_CPUS", "SERVICE_CPUS"])
+@pytest.mark.parametrize("value", ["1.5", "-1", "many"])
+def test_cores_that_are_no_whole_number_are_refused(where, name, value):
+    with pytest.raises(BadSettings, match=f"{name} to be a number"):
+        load(where, {name: value})
+
+
 def test_the_first_certificate_bundle_that_exists_is_taken(where, tmp_path):
     bundle = tmp_path / "ca.pem"
     bundle.touch()
