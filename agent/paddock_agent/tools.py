@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import json
 import logging
-from collections.abc import Iterable
+import time
+import uuid
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,12 @@ from .outcomes import Outcome
 if TYPE_CHECKING:
     from openhands.sdk import Tool
     from openhands.sdk.mcp.utils import DefaultMCPToolProvider
+    from openhands.tools.terminal.terminal.tmux_terminal import TmuxTerminal
+
+_SHELL_SECONDS = 30.0
+"""What a new shell may take to its first prompt: some people's ~/.bashrc is long."""
+_CLEAR_SECONDS = 3.0
+_CLEANED = "__paddock_cleaned"
 
 
 def make_tools(names: Iterable[str], log_level: str) -> list[Tool]:
@@ -32,6 +40,8 @@ def _make_tool(name: str, log_level: str) -> Tool:
     # Imported one by one: each costs start-up time, the browser's most of all.
     if name == "terminal":
         from openhands.tools.terminal import TerminalTool as tool
+
+        await_shells()
     elif name == "file_editor":
         from openhands.tools.file_editor import FileEditorTool as tool
     elif name == "task_tracker":
@@ -60,6 +70,54 @@ def _make_browser(log_level: str) -> Tool:
     for name in ("browser_use", "bubus", "cdp_use"):
         logging.getLogger(name).setLevel(log_level)
     return Tool(name=BrowserToolSet.name)
+
+
+def await_shells() -> None:
+    """Makes a terminal of tmux take a command only when its shell is at its prompt.
+
+    The SDK sleeps 0.1 s for a new shell and after each clearing of the screen. Where that is too short, on a busy machine
+    or with a long ~/.bashrc, the shell's first prompt passes for the end of the command: its output is lost, and its exit
+    code is that of something else. Does nothing a second time.
+    """
+    from openhands.tools.terminal.terminal.tmux_pane_pool import TmuxPanePool
+    from openhands.tools.terminal.terminal.tmux_terminal import TmuxTerminal
+
+    if hasattr(TmuxTerminal, _CLEANED):
+        return
+    create, clear = TmuxPanePool._create_pane, TmuxTerminal.clear_screen
+
+    def create_pane(pool: TmuxPanePool) -> TmuxTerminal:
+        terminal = create(pool)
+        # The line that was typed shows the two halves apart; together they stand only where the shell has run it.
+        halves = uuid.uuid4().hex, uuid.uuid4().hex
+        terminal.send_keys(f"printf '%s%s\\n' {' '.join(halves)}")
+        _wait(lambda: "".join(halves) in terminal.read_screen(), _SHELL_SECONDS)
+        terminal.clear_screen()
+        return terminal
+
+    def clear_screen(terminal: TmuxTerminal) -> None:
+        clear(terminal)
+        _wait(lambda: _is_clear(terminal.read_screen()), _CLEAR_SECONDS)
+        terminal.pane.cmd("clear-history")
+
+    TmuxPanePool._create_pane = create_pane  # type: ignore[assignment]
+    TmuxTerminal.clear_screen = clear_screen  # type: ignore[method-assign]
+    setattr(TmuxTerminal, _CLEANED, True)
+
+
+def _is_clear(screen: str) -> bool:
+    """Whether a screen shows one prompt and nothing else."""
+    from openhands.tools.terminal.metadata import CmdOutputMetadata
+
+    prompts = CmdOutputMetadata.matches_ps1_metadata(screen)
+    return len(prompts) == 1 and prompts[0].group().strip() == screen.strip()
+
+
+def _wait(condition: Callable[[], bool], seconds: float) -> None:
+    """Polls until the condition holds, or until that has no more sense."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:

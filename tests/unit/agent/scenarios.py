@@ -67,6 +67,11 @@ def scenarios(page_url: str) -> dict[str, Scenario]:
             _call("browser_get_content", extract_links=False, start_from_char=0),
             DONE,
         ],
+        "exit-codes": [
+            _terminal("sleep 1; echo first; (exit 7)"),
+            _terminal("sleep 1; echo second; (exit 8)"),
+            DONE,
+        ],
         "environment": [_terminal("env | sort >env.txt"), DONE],
     }
     return {name: {"steps": content} for name, content in steps.items()}

@@ -47,6 +47,18 @@ def test_glob_and_grep(runner: Runner) -> None:
     assert ended.started["tools"] == ["glob", "grep"]
 
 
+def test_no_output_is_lost_to_a_slow_shell(runner: Runner) -> None:
+    # As on a busy machine: after a prompt the screen is not yet cleared.
+    (runner.home / ".bashrc").write_text("sleep 0.5\nclear() { command clear; sleep 0.5; }\n")
+    ended = runner.run("look", "--endpoint", "scenario/exit-codes", "--tools", "terminal")
+    assert ended.code == 0, ended.err
+    seen = [event["event"]["observation"] for event in ended.events if event["kind"] == "ObservationEvent"]
+    told = [
+        (one["content"][0]["text"], one["exit_code"]) for one in seen if one["kind"] == "TerminalObservation"
+    ]
+    assert told == [("first", 7), ("second", 8)]
+
+
 def test_mcp_server_on_standard_input(runner: Runner) -> None:
     (runner.workspace / "sums.py").write_text(SERVER)
     file = runner.folder / "mcp.json"
