@@ -38,6 +38,8 @@ _SECRETS = (*PROVIDER_KEYS, *_OTHER_SECRETS)
 _BUILD_STEP = re.compile(r"^(?P<id>#\d+) \[(?P<stage>[\w-]+(?: [\w.-]+)?) +(?P<step>\d+/\d+)\] (?P<what>.*)")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _MOUNT = re.compile(r"--mount=\S+\s+")
+# What most steps begin with: where a CA bundle or a mirror is, if there is one.
+_PRELUDE = re.compile(r"\bif \[.*?; fi;\s*")
 _SERVICE_STATES = re.compile(
     r"^(?:Container )?(?P<name>\S+)\s+(?P<state>Waiting|Healthy|Started|Exited|Error)"
 )
@@ -590,18 +592,23 @@ class BuildSteps:
 
     def __init__(self) -> None:
         self._begun: dict[str, str] = {}
+        self._told: set[str] = set()
 
     def read(self, line: str) -> str:
         """The command that this line shows to be running, once; empty for every other line."""
         if match := _BUILD_STEP.match(line):
-            if match["what"].startswith("RUN"):
-                what = _MOUNT.sub("", match["what"])[:70].rstrip()
+            # BuildKit says it again whenever another step's output came in between.
+            if match["what"].startswith("RUN") and match["id"] not in self._told:
+                what = _PRELUDE.sub("", _MOUNT.sub("", match["what"]))[:70].rstrip()
                 self._begun[match["id"]] = f"{match['stage']} {match['step']} {what}"
             return ""
         # What follows a step's first line is its output, its end, or CACHED.
         identity, _, rest = line.partition(" ")
         text = self._begun.pop(identity, "")
-        return "" if rest.startswith("CACHED") else text
+        if not text or rest.startswith("CACHED"):
+            return ""
+        self._told.add(identity)
+        return text
 
 
 def _umask() -> str:

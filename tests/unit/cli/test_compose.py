@@ -357,8 +357,10 @@ def test_only_commands_that_really_run_are_told():
         "#7 CACHED",
         "#8 [gate 3/5] COPY Caddyfile /etc",
         "#8 DONE 0.1s",
-        "#9 [agent tools 1/2] RUN apt-get update",
+        "#9 [agent tools 1/2] RUN if [ -s /ca ]; then set -- --ca; fi;   if [ -z '' ]; then unset X; fi; apt-get update",
         "#9 0.412 Reading package lists",
+        "#9 [agent-browser tools 1/2] RUN if [ -s /ca ]; then set -- --ca; fi; apt-get update",
+        "#9 1.412 Building dependency tree",
         "#9 DONE 3.0s",
     ]
 
