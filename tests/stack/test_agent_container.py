@@ -79,6 +79,19 @@ def test_a_stack_that_was_not_set_up_is_named(stack: StackUnderTest) -> None:
     assert "docker compose up -d --wait" in done.stderr
 
 
+def test_exactly_three_variables_say_where_traces_go(stack: StackUnderTest) -> None:
+    told = stack.agent("exec", "env").stdout.splitlines()
+    variables = dict(line.partition("=")[::2] for line in told)
+    assert {name for name in variables if name.startswith(("OTEL_", "LMNR_", "MLFLOW_"))} == {
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    }
+    headers = variables["OTEL_EXPORTER_OTLP_HEADERS"].split(",")
+    assert f"x-mlflow-experiment-id={stack.experiment_id}" in headers
+    assert variables["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] == "http/protobuf"
+
+
 def test_the_root_is_read_only_and_no_capability_is_left(stack: StackUnderTest) -> None:
     told = stack.agent(
         "exec", "bash", "-c", "touch /opt/x; touch /usr/x; grep CapEff /proc/self/status"

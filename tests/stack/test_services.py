@@ -2,6 +2,7 @@
 
 import json
 import re
+from datetime import UTC, datetime
 
 import httpx
 import pytest
@@ -130,6 +131,13 @@ def test_postgres_is_set_up_as_promised(stack: StackUnderTest) -> None:
     )
     assert refused.returncode
     assert "no pg_hba.conf entry" in refused.stderr
+
+
+def test_a_healthcheck_of_postgres_leaves_nothing_in_its_log(stack: StackUnderTest, config: dict) -> None:
+    """Every three seconds a refused login would bury what there is to see."""
+    since = datetime.now(UTC).isoformat()
+    stack.execute("postgres", *config["services"]["postgres"]["healthcheck"]["test"][1:])
+    assert "FATAL" not in stack.compose("logs", "--since", since, "postgres").stdout
 
 
 def test_mlflows_account_reaches_its_bucket_and_no_other(stack: StackUnderTest) -> None:
