@@ -6,6 +6,7 @@ Results go to standard output; notices about retries or traces go to standard er
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TextIO
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
     from openhands.sdk.event import Event
 
 _LINE_LENGTH = 160
+# What a terminal would obey rather than show: C0 but tab and line feed, DEL, C1, and what turns the direction of writing
+# around. Much of what is shown was written by the agent, or by whoever wrote what it has read.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
 
 
 class Tokens(BaseModel):
@@ -92,12 +96,19 @@ class _Stream:
             self._stream = None
 
 
+class _Terminal(_Stream):
+    """A stream that a person looks at."""
+
+    def line(self, text: str) -> None:
+        super().line(_CONTROL.sub("", text))
+
+
 class JsonlWriter:
     """One JSON object a line: started, event…, result; or a single error."""
 
     def __init__(self, out: TextIO, err: TextIO | None = None) -> None:
         self._out = _Stream(out)
-        self._err = _Stream(err or sys.stderr)
+        self._err = _Terminal(err or sys.stderr)
 
     def started(self, started: Started) -> None:
         self._out.line(started.model_dump_json())
@@ -130,8 +141,8 @@ class TextWriter:
     """Lines for people."""
 
     def __init__(self, out: TextIO, err: TextIO | None = None) -> None:
-        self._out = _Stream(out)
-        self._err = _Stream(err or sys.stderr)
+        self._out = _Terminal(out)
+        self._err = _Terminal(err or sys.stderr)
 
     def started(self, started: Started) -> None:
         again = "resumed run" if started.resumed else "run"
@@ -226,7 +237,7 @@ def _text(content: Any) -> str:
 
 
 def _line(text: str, length: int = _LINE_LENGTH) -> str:
-    text = " ".join(text.split())
+    text = _CONTROL.sub("", " ".join(text.split()))
     return text if len(text) <= length else text[: length - 1] + "…"
 
 

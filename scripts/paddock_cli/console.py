@@ -1,20 +1,54 @@
 """Where output goes: results to standard output, progress to standard error.
 
-With --json, standard output carries exactly one JSON document.
+With --json, standard output carries exactly one JSON document. Everything else passes `plain`: much of what is shown was
+written by an agent, or by whoever wrote what the agent has read.
 """
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.measure import Measurement
+from rich.segment import Segment
 from rich.text import Text
+
+# C0 but tab and line feed, DEL, C1; and what turns the direction of writing around, so that a line reads as another one.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def plain(text: str) -> str:
+    """A text without what a terminal would obey rather than show: no colours, titles, clipboard, links, cursor."""
+    return _CONTROL.sub("", text)
+
+
+class _Plain:
+    """A renderable whose texts are plain; the styles that the program itself gives them stay."""
+
+    def __init__(self, inner: ConsoleRenderable) -> None:
+        self._inner = inner
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self._inner, options):
+            yield segment if segment.control else Segment(plain(segment.text), segment.style)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self._inner)
+
+
+class _OnlyPlain(RenderHook):
+    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
+        return [_Plain(one) for one in renderables]
+
 
 out = Console(highlight=False, soft_wrap=False)
 err = Console(stderr=True, highlight=False)
+for _console in (out, err):
+    _console.push_render_hook(_OnlyPlain())
 
 
 def say(text: str, style: str = "") -> None:
