@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from paddock_cli.errors import CliError, RunnerFailed, UsageFailed
 from paddock_cli.exit_codes import ExitCode
@@ -21,13 +21,18 @@ BACKSTOP_SECONDS = 120
 """How long after its own time limit an agent that does not end is ended from outside."""
 
 
+_MAX_STRAY = 4096
+TraceId = Annotated[str, Field(pattern=r"^tr-[0-9a-f]{1,64}$")]
+"""It becomes part of an address that the administrator's credentials are sent to, and an agent's word for it."""
+
+
 class Started(BaseModel):
     """The runner's first line."""
 
     model_config = ConfigDict(extra="allow")
 
     run_id: str
-    trace_id: str | None = None
+    trace_id: TraceId | None = None
     endpoint: str = ""
     model: str = ""
     tools: list[str] = []
@@ -50,7 +55,7 @@ class Result(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     run_id: str
-    trace_id: str | None = None
+    trace_id: TraceId | None = None
     outcome: str
     exit_code: int
     message: str = ""
@@ -123,7 +128,7 @@ class _Reading:
         except (ValueError, KeyError, TypeError, ValidationError):
             # A library that prints to standard output is no reason to lose a run.
             if text.strip():
-                self.stray.append(text.rstrip())
+                self.stray.append(text[:_MAX_STRAY].rstrip())
                 del self.stray[:-50]
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Protocol
 
 DEFAULT_TOOLS = "terminal,file_editor,task_tracker"
+MAX_LINE = 64 * 1024 * 1024
+"""Characters of a runner's line: more than an event has. What an agent prints must not fill this machine's memory."""
+_MAX_ERROR = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -104,9 +107,10 @@ class AgentProcess:
         self._reader.start()
 
     def lines(self) -> Iterator[str]:
-        """Standard output, line by line, until the agent ends."""
+        """Standard output, line by line, until the agent ends; a line without end comes in pieces."""
         assert self._process.stdout is not None
-        yield from self._process.stdout
+        while line := self._process.stdout.readline(MAX_LINE):
+            yield line
 
     def wait(self) -> int:
         """The exit code, once it has ended."""
@@ -125,7 +129,7 @@ class AgentProcess:
 
     def _drain(self) -> None:
         assert self._process.stderr is not None
-        for line in self._process.stderr:
+        while line := self._process.stderr.readline(_MAX_ERROR):
             self._errors.append(line.rstrip())
             del self._errors[:-200]
 

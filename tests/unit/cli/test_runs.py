@@ -193,3 +193,28 @@ def test_a_resume_without_a_task_sends_no_message(tmp_path):
     assert "--" not in arguments
     assert "--run-id" not in arguments
     assert arguments[arguments.index("--resume") + 1] == "r-1"
+
+
+def test_a_line_without_an_end_is_read_in_pieces(monkeypatch):
+    """What an agent prints must not fill the memory of the machine that shows it."""
+    monkeypatch.setattr("paddock_cli.stack.MAX_LINE", 1000)
+    code = "print('x' * 2500); print('y')"
+    agent = AgentProcess(
+        subprocess.Popen(
+            [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+    )
+
+    assert [len(line) for line in agent.lines()] == [1000, 1000, 501, 2]
+    assert agent.wait() == 0
+
+
+@pytest.mark.parametrize("trace_id", ["../../2.0/mlflow/users/get", "tr-1/../x", "tr-XYZ", "tr-1?x", ""])
+def test_a_result_whose_trace_is_no_trace_is_none(trace_id):
+    """Its id becomes part of an address that the administrator's credentials go to."""
+    reading = runs._Reading(runs.Watcher())
+
+    reading.take(json.dumps(RESULT | {"trace_id": trace_id}))
+
+    assert reading.result is None
+    assert len(reading.stray) == 1
