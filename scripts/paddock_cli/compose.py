@@ -3,7 +3,7 @@
 import json
 import os
 import re
-import shutil
+import secrets
 import subprocess
 import threading
 import time
@@ -30,7 +30,6 @@ RUN_LABEL = "paddock.run_id"
 AGENT_GRACE_SECONDS = 45
 WAIT_SECONDS = 300
 NEEDED_BYTES = 8 * 1024**3
-MCP_FILE = "mcp.json"
 DEMO_MODEL_URL = "http://demo-model:8000/v1"
 """As docker-compose.yml has it."""
 _OTHER_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
@@ -214,10 +213,8 @@ class ComposeStack:
         uid, gid = self._owner(request.workspace)
         service = "agent-browser" if "browser" in request.tools.split(",") else "agent"
         self._require_image(service)
-        if request.mcp is not None:
-            # With the run's state rather than mounted: the agent's user may be another one than the file's owner.
-            shutil.copyfile(request.mcp, request.state / MCP_FILE)
-            (request.state / MCP_FILE).chmod(0o600)
+        # With the run's state rather than mounted: the agent's user may be another one than the file's owner.
+        mcp = "" if request.mcp is None else _copied(request.mcp, request.state)
         if uid != os.getuid():
             self._give(request.state, uid, gid)
         name = f"{self._project()}-run-{request.run_id[:13]}"
@@ -234,9 +231,7 @@ class ComposeStack:
         command += ["--label", f"{RUN_LABEL}={request.run_id}", "--user", f"{uid}:{gid}"]
         command += ["--volume", f"{request.workspace}:/workspace", "--volume", f"{request.state}:/state"]
         process = subprocess.Popen(
-            self._command(
-                [*command, service, *request.arguments("/workspace", "/state", f"/state/{MCP_FILE}")]
-            ),
+            self._command([*command, service, *request.arguments("/workspace", "/state", f"/state/{mcp}")]),
             cwd=self._where.root,
             env=self._variables()
             | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()}
@@ -609,6 +604,18 @@ class BuildSteps:
             return ""
         self._told.add(identity)
         return text
+
+
+def _copied(file: Path, folder: Path) -> str:
+    """Copy a file into a run's state, under a name of its own; returns that name.
+
+    The folder was an agent's before, where the run is resumed: a file or a link that it left must not be written through.
+    """
+    name = f"mcp-{secrets.token_hex(8)}.json"
+    number = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
+    with open(number, "wb") as copy:
+        copy.write(file.read_bytes())
+    return name
 
 
 def _umask() -> str:

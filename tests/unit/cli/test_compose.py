@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddock_cli.compose import BuildSteps, ComposeStack, _bytes, _json_lines
+from paddock_cli.compose import BuildSteps, ComposeStack, _bytes, _copied, _json_lines
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import load
 from paddock_cli.stack import Request
@@ -377,3 +377,20 @@ def test_both_forms_of_compose_lists_are_read():
 )
 def test_sizes(text, value):
     assert _bytes(text) == value
+
+
+def test_what_an_agent_left_in_its_state_is_not_written_through(tmp_path):
+    """The folder of a resumed run was the agent's: a link there must not lead the command line anywhere."""
+    (tmp_path / "mine.json").write_text("{}")
+    precious = tmp_path / "authorized_keys"
+    precious.write_text("precious")
+    state = tmp_path / "state"
+    state.mkdir()
+    (state / "mcp.json").symlink_to(precious)
+
+    name = _copied(tmp_path / "mine.json", state)
+
+    assert precious.read_text() == "precious"
+    assert (state / name).read_text() == "{}"
+    assert (state / name).stat().st_mode & 0o777 == 0o600
+    assert name != _copied(tmp_path / "mine.json", state)
