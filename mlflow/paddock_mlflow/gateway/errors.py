@@ -8,6 +8,7 @@ Google (https://ai.google.dev/gemini-api/docs/troubleshooting).
 
 import json
 import logging
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -163,7 +164,7 @@ def refusal(refused: Refused, admission: Admission) -> GatewayError:
                 429, "insufficient_quota", _spent(refused, admission), {**headers, **_NO_RETRY}
             )
         case Reason.BUDGET_RESERVED:
-            after = str(max(1, round(refused.retry_after or 1)))
+            after = _seconds(refused.retry_after)
             return GatewayError(
                 429,
                 "rate_limit_exceeded",
@@ -171,7 +172,7 @@ def refusal(refused: Refused, admission: Admission) -> GatewayError:
                 f" in flight; try again in {after} s",
                 {**headers, "Retry-After": after},
             )
-    after = str(max(1, round(refused.retry_after or 1)))
+    after = _seconds(refused.retry_after)
     unit = "tokens" if refused.reason is Reason.TOKEN_RATE else "requests"
     limit = f"{refused.limit:f} " if refused.limit is not None else ""
     return GatewayError(
@@ -180,6 +181,11 @@ def refusal(refused: Refused, admission: Admission) -> GatewayError:
         f"expected at most {limit}{unit} a minute for {refused.scope}, found more; try again in {after} s",
         {"Retry-After": after},
     )
+
+
+def _seconds(wait: float | None) -> str:
+    """Whole ones, as Retry-After has them; rounded down they would be too early."""
+    return str(max(1, math.ceil(wait or 1)))
 
 
 def _key(refused: Refused, what: str, remedy: str) -> GatewayError:
