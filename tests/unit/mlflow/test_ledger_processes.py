@@ -77,12 +77,12 @@ def test_a_loose_bound_still_spends_to_within_one_call(postgres_url: str) -> Non
 
 
 def test_a_server_killed_in_mid_call_loses_no_money_and_blocks_nobody_for_long(books: Books) -> None:
+    from paddock_mlflow.database import calls
+
     policy = books.policy(2)
-    lease = 3.0
-    dying = start(books, callers=3, calls=1, bound="0.5", cost="0", lease=lease, hold=True)
+    dying = start(books, callers=3, calls=1, bound="0.5", cost="0", lease=300, hold=True)
     assert dying.stdout is not None
     assert json.loads(dying.stdout.readline())["admitted"] == 3
-    until = time.monotonic() + lease
     dying.kill()
     dying.wait()
     assert books.window(policy) == (Decimal(0), Decimal("1.5"))
@@ -92,9 +92,9 @@ def test_a_server_killed_in_mid_call_loses_no_money_and_blocks_nobody_for_long(b
         refused = await ledger.admit(await admission(ledger, bound=Decimal(1)))
         assert refused.reason == "budget_reserved"
         # ... and is a cost as soon as its lease is over: what is left of the budget can be had then.
-        while (await ledger.admit(await admission(ledger, bound=Decimal(1)))).reason != "budget_exceeded":
-            assert time.monotonic() < until + 2
-            await asyncio.sleep(0.05)
+        books.shift(calls, "lease_until", -301)
+        refused = await ledger.admit(await admission(ledger, bound=Decimal(1)))
+        assert refused.reason == "budget_exceeded"
         asked = await admission(ledger, bound=Decimal("0.5"))
         assert (await ledger.admit(asked)).remaining == 0
         await ledger.settle(settlement(asked.call_id, "0.5"))
@@ -113,7 +113,7 @@ def test_a_rate_is_shared_by_all_servers(books: Books) -> None:
     )
     assert total["request_rate"] == processes * callers
     # What was there at the start, and one more a second.
-    assert 60 <= total["admitted"] <= 61 + total["seconds"]
+    assert 60 <= total["admitted"] <= 61 + time.time() - begin
 
 
 def test_many_limits_at_once_never_deadlock_and_stay_true(postgres_url: str) -> None:
