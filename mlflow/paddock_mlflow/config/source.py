@@ -72,10 +72,8 @@ def parse(text: str, file: str) -> Source:
     loader = yaml.SafeLoader(text)
     try:
         root = loader.get_single_node()
-        if root is None:
-            root = yaml.MappingNode("tag:yaml.org,2002:map", [])
         if not isinstance(root, yaml.MappingNode):
-            found = f"a {root.id}"
+            found = f"a {root.id}" if root is not None else "nothing in it"
             remedy = "begin with `version: 1`; the shipped mlflow/gateway.yaml shows the form"
             raise InvalidConfiguration(
                 file,

@@ -275,6 +275,11 @@ def test_the_valid_file_is_valid() -> None:
         ),
         pytest.param("- a\n", "g.yaml:1:1: expected a mapping of sections", id="a list"),
         pytest.param(
+            "# only a comment\n",
+            "g.yaml:1:1: expected a mapping of sections (providers, models, endpoints), found nothing in it",
+            id="nothing",
+        ),
+        pytest.param(
             changed("judge: {model: large}", "judge: &j {model: large, fallbacks: [*j]}"),
             "g.yaml:11:", id="endless alias",
         ),
@@ -284,7 +289,9 @@ def test_each_mistake_has_its_place_and_its_remedy(text: str, expected: str | No
     told = only(text)
     if expected is None:
         assert re.match(
-            r"g\.yaml:4:12: providers\.claude\.kind: expected 'ai21labs', .*'xai', found `antropic`; ", told
+            r"g\.yaml:4:12: providers\.claude\.kind: expected 'ai21labs', .*'xai', found `antropic`; did you mean"
+            r" `anthropic`\?",
+            told,
         )
     else:
         assert told.startswith(expected)
