@@ -65,13 +65,13 @@ def test_stop_ends_what_ignores_it_and_what_it_started(daemons):
         "time.sleep(60)\n"
     )
     daemons.start("one", [sys.executable, "-c", code], dict(os.environ))
-    assert processes.wait_until(lambda: daemons.tail("one").strip().isdigit(), 10)
+    assert processes.wait_until(lambda: daemons.tail("one").strip().isdigit(), 60)
     child = psutil.Process(int(daemons.tail("one")))
 
     assert daemons.stop("one", grace_seconds=0.3) is True
 
     assert not daemons.alive("one")
-    assert processes.wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 5)
+    assert processes.wait_until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, 30)
 
 
 def test_end_tells_whether_the_process_went_by_itself():
