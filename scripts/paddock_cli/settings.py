@@ -19,6 +19,10 @@ DEFAULT_PORT = 5000
 DEFAULT_BASE_IMAGE = "debian:trixie-slim"
 MAXIMUM_CPUS = 1024
 _REMEMBERED = "provider.env"
+_GATEWAY_PATH = "/gateway/mlflow/v1"
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_OWN_KEY = "pdk_"
+"""What keys of the gateway begin with."""
 _COMMENT = re.compile("#.*")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{2,99}\b")
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -91,7 +95,7 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
     Raises:
         BadSettings: a value can't be used; the text names the variable.
     """
-    shell = dict(os.environ if environ is None else environ)
+    shell = _without_a_clients_settings(dict(os.environ if environ is None else environ))
     written = read_env_file(where.env_file)
     values = written | {name: value for name, value in shell.items() if value}
     earlier = read_env_file(where.state / _REMEMBERED)
@@ -129,6 +133,19 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
     _number(values, "SERVICE_CPUS", 2, 1, MAXIMUM_CPUS)
     _check_provider(settings, shipped=not values.get(GATEWAY_CONFIG))
     return settings
+
+
+def _without_a_clients_settings(shell: dict[str, str]) -> dict[str, str]:
+    """The shell without what makes it a client of a gateway of ours, as after `eval "$(./paddock env)"`: that is no
+    provider for this stack to use."""
+    url = urlparse(shell.get("LLM_BASE_URL", ""))
+    own = (
+        {"LLM_BASE_URL", "LLM_API_KEY"} if url.path == _GATEWAY_PATH and url.hostname in _LOOPBACK else set()
+    )
+    own |= {
+        name for name in PROVIDER_KEYS if name != "LLM_API_KEY" and shell.get(name, "").startswith(_OWN_KEY)
+    }
+    return {name: value for name, value in shell.items() if name not in own}
 
 
 def read_env_file(path: Path) -> dict[str, str]:

@@ -72,6 +72,26 @@ def test_a_key_of_the_shell_is_remembered_privately_until_it_is_forgotten(where)
     assert load(where, {}).keys == {}
 
 
+def test_a_shell_that_is_a_client_of_the_gateway_names_no_provider(where):
+    """As after `eval "$(./paddock env)"`, or with a key of ours where a client looks for it."""
+    remember(where, load(where, {"GEMINI_API_KEY": "of-google"}))
+    client = {"LLM_BASE_URL": "http://127.0.0.1:5000/gateway/mlflow/v1", "LLM_API_KEY": "of-the-stack"}
+    own = {"OPENAI_API_KEY": "pdk_0123456789abcdef", "CODER_MODEL": "gemini/g"}
+
+    settings = load(where, client | own)
+
+    assert (settings.provider, settings.keys) == (
+        {"CODER_MODEL": "gemini/g"},
+        {"GEMINI_API_KEY": "of-google"},
+    )
+    # Somebody else's gateway may well be a provider.
+    other = {
+        "LLM_BASE_URL": "https://models.example/gateway/mlflow/v1",
+        "LLM_API_KEY": "pdk_0123456789abcdef",
+    }
+    assert load(where, other | own).provider["LLM_BASE_URL"] == other["LLM_BASE_URL"]
+
+
 def test_a_key_of_the_shell_that_is_empty_is_forgotten(where):
     remember(where, load(where, {"OPENAI_API_KEY": "sk-1"}))
 
