@@ -271,8 +271,9 @@ class ComposeStack:
             raise BadSettings(
                 "BASE_IMAGE to name an image by its digest (NAME@sha256:…), or one that this engine has",
                 f"the tag {image}, which its registry may point elsewhere at any time",
-                f"look up the digest (docker buildx imagetools inspect {image}), make the image from this machine's package"
-                f" mirror (sudo scripts/make-base-image {image}), or take what the tag is now (docker pull {image})",
+                f"look up the digest (docker buildx imagetools inspect {image}), make the image from this machine's"
+                f" package mirror (sudo scripts/make-base-image {image}), or take what the tag is now (docker pull"
+                f" {image})",
             )
         with console.step(f"fetching the base image {image}") as step:
             pulled = self._engine("pull", "--quiet", image)
