@@ -22,7 +22,15 @@ from paddock_mlflow.pricing import CATALOG_ENV, catalog_file
 _logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
-KINDS_OF_TOKENS = ("input", "output", "cache_read", "cache_write")
+_IN_CATALOGUE = {
+    "input": "input",
+    "output": "output",
+    "cache_read": "cache_read",
+    "cache_write": "cache_write",
+    "cache_write_1h": "cache_write_1hr",
+    "reasoning": "reasoning",
+}
+"""Column → how the catalogue names that kind of token."""
 
 table = Table(
     "paddock_prices",
@@ -33,6 +41,8 @@ table = Table(
     Column("output", Usd, nullable=False),
     Column("cache_read", Usd, nullable=True),
     Column("cache_write", Usd, nullable=True),
+    Column("cache_write_1h", Usd, nullable=True),
+    Column("reasoning", Usd, nullable=True),
 )
 """USD per million tokens, by MLflow's name of the protocol and the provider's of the model."""
 
@@ -48,8 +58,8 @@ def as_extra(rows: list[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]
     extra: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows:
         pricing = {
-            f"{kind}_per_million_tokens": float(amount)
-            for kind in KINDS_OF_TOKENS
+            f"{name}_per_million_tokens": float(amount)
+            for kind, name in _IN_CATALOGUE.items()
             if isinstance(amount := row[kind], Decimal)
         }
         extra.setdefault(catalog_file(row["kind"]), {})[row["model"]] = pricing

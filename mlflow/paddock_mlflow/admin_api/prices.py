@@ -16,7 +16,7 @@ Amount = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=18, decimal_pla
 
 
 class Price(BaseModel):
-    """USD per million tokens; a kind of token without a price of its own has the input's."""
+    """USD per million tokens; a kind of token without a price of its own has that of the wider kind."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -26,6 +26,8 @@ class Price(BaseModel):
     output: Amount
     cache_read: Amount | None = None
     cache_write: Amount | None = None
+    cache_write_1h: Amount | None = None
+    reasoning: Amount | None = None
 
 
 @router.get("")

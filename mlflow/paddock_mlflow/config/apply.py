@@ -22,6 +22,7 @@ from paddock_mlflow.config.desired import (
     WebhookEntry,
 )
 from paddock_mlflow.config.errors import Conflict, Incomplete, Refused
+from paddock_mlflow.config.model import KINDS_OF_TOKENS
 from paddock_mlflow.config.plan import Change, Plan, plan, shares_of
 from paddock_mlflow.config.state import (
     BUDGET_EVENT,
@@ -123,7 +124,7 @@ class _Writer:
         assert isinstance(entry, PriceEntry)
         amounts = {
             kind: None if (amount := getattr(entry, kind)) is None else str(amount)
-            for kind in ("input", "output", "cache_read", "cache_write")
+            for kind in KINDS_OF_TOKENS
         }
         self._api.call("PUT", f"{PADDOCK}/prices", json={"kind": entry.kind, "model": entry.model, **amounts})
 

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pydantic import ValidationError
 
 from paddock_mlflow.config.guardrails import DEFAULT_MODEL, SCORERS
-from paddock_mlflow.config.model import KEPT, Configuration, Endpoint, Price, Provider
+from paddock_mlflow.config.model import KEPT, KINDS_OF_TOKENS, Configuration, Endpoint, Price, Provider
 
 _SETTING = re.compile(r"\$\{([A-Z][A-Z0-9_]*)\}")
 _WEIGHT = 1.0
@@ -60,6 +60,8 @@ class PriceEntry:
     output: Decimal
     cache_read: Decimal | None = None
     cache_write: Decimal | None = None
+    cache_write_1h: Decimal | None = None
+    reasoning: Decimal | None = None
 
 
 @dataclass(frozen=True)
@@ -452,7 +454,7 @@ def prices_of(configuration: Configuration) -> Iterator[DeclaredPrice]:
 
 
 def _price_entry(kind: str, model: str, price: Price) -> PriceEntry:
-    return PriceEntry(kind, model, price.input, price.output, price.cache_read, price.cache_write)
+    return PriceEntry(kind, model, **{kind: getattr(price, kind) for kind in KINDS_OF_TOKENS})
 
 
 def _secret(name: str, provider: Provider, variables: Mapping[str, str]) -> SecretEntry:

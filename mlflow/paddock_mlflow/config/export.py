@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from paddock_mlflow.config import fingerprints
 from paddock_mlflow.config.desired import credentials_of
-from paddock_mlflow.config.model import KEPT, Configuration, Kind
+from paddock_mlflow.config.model import KEPT, KINDS_OF_TOKENS, Configuration, Kind
 from paddock_mlflow.config.plan import STACK_USERS, shares_of
 from paddock_mlflow.config.state import SecretState, State
 from paddock_mlflow.config.validation import OWN_UPSTREAMS
@@ -102,9 +102,7 @@ def _models(state: State) -> dict[str, dict[str, Any]]:
         price = state.prices.get((model.kind, model.model))
         if price is not None:
             amounts = {
-                kind: amount
-                for kind in ("input", "output", "cache_read", "cache_write")
-                if (amount := getattr(price, kind)) is not None
+                kind: amount for kind in KINDS_OF_TOKENS if (amount := getattr(price, kind)) is not None
             }
             entry["price"] = "free" if amounts == {"input": 0, "output": 0} else amounts
         found[model.name] = entry

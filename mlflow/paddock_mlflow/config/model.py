@@ -76,6 +76,16 @@ class Price(Strict):
     cache_write: Usd | None = Field(
         None, description="Tokens written to the cache; the input price if left out."
     )
+    cache_write_1h: Usd | None = Field(
+        None, description="Those of them that are kept for an hour (Anthropic); cache_write if left out."
+    )
+    reasoning: Usd | None = Field(
+        None, description="Tokens of the answer that are reasoning; the output price if left out."
+    )
+
+
+KINDS_OF_TOKENS = tuple(Price.model_fields)
+"""What has a price of its own."""
 
 
 class Provider(Strict):

@@ -19,6 +19,7 @@ from paddock_mlflow.config.desired import (
     UserEntry,
     WebhookEntry,
 )
+from paddock_mlflow.config.model import KINDS_OF_TOKENS
 from paddock_mlflow.config.state import EndpointState, State
 
 Verb = Literal["create", "update", "delete"]
@@ -487,8 +488,7 @@ def _guardrail(rail: Any) -> dict[str, str]:
 def _price(price: PriceEntry | None) -> dict[str, str]:
     if price is None:
         return {}
-    kinds = ("input", "output", "cache_read", "cache_write")
-    return {kind: _usd(amount) for kind in kinds if (amount := getattr(price, kind)) is not None}
+    return {kind: _usd(amount) for kind in KINDS_OF_TOKENS if (amount := getattr(price, kind)) is not None}
 
 
 def _rate(requests: int | None, tokens: int | None) -> dict[str, str]:

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from paddock_mlflow.config import fingerprints
 from paddock_mlflow.config.desired import BudgetEntry, PriceEntry
+from paddock_mlflow.config.model import KINDS_OF_TOKENS
 
 GATEWAY = "/api/3.0/mlflow/gateway"
 PADDOCK = "/api/3.0/paddock"
@@ -276,7 +277,7 @@ def _pages(api: Api, method: str, path: str, key: str) -> list[dict[str, Any]]:
 
 
 def _money(row: Mapping[str, Any]) -> list[str | None]:
-    return [row["input"], row["output"], row["cache_read"], row["cache_write"]]
+    return [row[kind] for kind in KINDS_OF_TOKENS]
 
 
 def _decimal(text: str | None) -> Any:

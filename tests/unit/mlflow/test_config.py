@@ -452,6 +452,20 @@ class TestMeaning:
         price = resolved(VALID).prices["openai", "gpt-5"]
         assert (price.input, price.cache_read, price.cache_write) == (Decimal("1.25"), Decimal("0.125"), None)
 
+    def test_every_kind_of_tokens_may_have_a_price(self) -> None:
+        text = changed("cache_read: 0.125}", "cache_write: 1.5, cache_write_1h: 2.5, reasoning: 12}")
+        price = resolved(text).prices["openai", "gpt-5"]
+        assert (price.cache_write, price.cache_write_1h, price.reasoning) == (
+            Decimal("1.5"),
+            Decimal("2.5"),
+            12,
+        )
+        (change,) = plan(resolved(text), State(salt="ab" * 16, default_passphrase=False)).changes[:1]
+        shown = {one.field: one.new for one in change.differences}
+        assert shown == {
+            "input": "$1.25", "output": "$10", "cache_write": "$1.5", "cache_write_1h": "$2.5", "reasoning": "$12",
+        }  # fmt: skip
+
     def test_free_is_a_price(self) -> None:
         made = resolved(changed("model: gpt-5-mini}", "model: gpt-5-mini, price: free}"))
         assert (made.prices["openai", "gpt-5-mini"].input, len(made.prices)) == (0, 2)

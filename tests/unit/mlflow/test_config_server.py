@@ -5,6 +5,7 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from config_server import SET, ConfigServer, CountingApi
 from paddock_mlflow.config import apply, desired, export, source, state, validation
 from paddock_mlflow.config.errors import Conflict, Incomplete, InvalidConfiguration
 from paddock_mlflow.config.plan import Plan
+from paddock_mlflow.ledger.types import Usage
 
 GATEWAY = "/api/3.0/mlflow/gateway"
 FULL = """\
@@ -26,7 +28,7 @@ models:
   demo: {provider: demo, model: demo}
   mini: {provider: openai, model: gpt-5-mini}
   sonnet: {provider: claude, model: claude-sonnet-4-5}
-  odd: {provider: demo, model: odd-model, price: {input: 1.5, output: 3, cache_read: 0.15}}
+  odd: {provider: demo, model: odd-model, price: {input: 1.5, output: 3, cache_read: 0.15, reasoning: 4.5}}
   gift: {provider: demo, model: gift-model, price: free}
 endpoints:
   coder: {model: demo, fallbacks: [mini, judge], max_attempts: 2}
@@ -280,10 +282,10 @@ def test_a_declared_price_counts_without_a_restart(stack: ConfigServer, api: Cou
     text = FULL.replace("input: 1.5", "input: 7.25")
     bring(api, text, stack.variables)
     million = 1_000_000
-    until = time.monotonic() + 15
-    while (
-        found := prices.bound("openai", "odd-model", million, 0, cache_write=False)
-    ) is None or found != 7.25:
+    used = Usage(input=million, output=million, cache_read=100_000, reasoning=200_000)
+    until = time.monotonic() + 30
+    # 0.9 × $7.25 + 0.1 × $0.15 + 0.8 × $3 + 0.2 × $4.5.
+    while (found := prices.cost("openai", "odd-model", used)) is None or found.total != Decimal("9.84"):
         assert time.monotonic() < until, f"the price is {found}"
         time.sleep(0.2)
     assert prices.bound("openai", "gift-model", million, million) == 0

@@ -2,6 +2,7 @@
 
 import json
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -184,3 +185,29 @@ def test_mlflow_reads_the_catalogue_that_the_environment_names(server: Any) -> N
 
     assert os.environ["MLFLOW_MODEL_CATALOG_URI"].startswith("file://")
     assert cost_per_token("demo", 1_000_000, 0, "openai") == (pytest.approx(0.15), 0)
+
+
+def test_a_declared_price_of_every_kind_of_tokens_charges_it(tmp_path: Path) -> None:
+    from paddock_mlflow.declared_prices import as_extra
+    from paddock_mlflow.ledger.types import Usage
+    from paddock_mlflow.pricing import Prices
+
+    prices = {
+        "input": "3",
+        "output": "15",
+        "cache_read": "0.3",
+        "cache_write": "3.75",
+        "cache_write_1h": "6",
+        "reasoning": "20",
+    }
+    amounts = {kind: Decimal(amount) for kind, amount in prices.items()}
+    bare = {kind: amounts.get(kind) if kind in ("input", "output") else None for kind in amounts}
+    rows = [
+        {"kind": "anthropic", "model": name} | given
+        for name, given in {"full": amounts, "bare": bare}.items()
+    ]
+    write_catalog(tmp_path, extra=as_extra(rows))
+    used = Usage(input=1000, output=100, cache_read=500, cache_write=300, cache_write_1h=200, reasoning=40)
+    costs = [Prices(tmp_path).cost("anthropic", name, used) for name in ("full", "bare")]
+    # 200 × 3 + 500 × 0.3 + 100 × 3.75 + 200 × 6, and 60 × 15 + 40 × 20; without their own, as input and output.
+    assert [cost and cost.total * 1_000_000 for cost in costs] == [2325 + 1700, 3000 + 1500]
