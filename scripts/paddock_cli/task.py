@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock_cli import console, judging, preflight, render, run_keys, runs
-from paddock_cli.errors import NotFound, UnknownEndpoint, UsageFailed
+from paddock_cli.errors import NotFound, ServerFailed, UnknownEndpoint, UsageFailed
 from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
 from paddock_cli.processes import owner_name
 from paddock_cli.run_keys import RunKey
@@ -192,39 +192,57 @@ def _require_endpoint(server: Mlflow, name: str) -> None:
 def judged(
     server: Mlflow, result: Result, expectations: list[str], user: str, judge_seconds: float
 ) -> Report:
-    """The report of a run that has ended."""
-    notes: list[str] = []
-    links: dict[str, str] = {}
+    """The report of a run that has ended; its own figures stand there even where MLflow is away by now."""
+    report = Report(result, "", None, {}, {}, [])
+    try:
+        report = _with_trace(server, report)
+        report = _with_verdicts(server, report, expectations, user, judge_seconds)
+        return replace(report, served_by=server.endpoints().get(result.endpoint, ""))
+    except ServerFailed as error:
+        # Somebody has stopped the stack, say, while the run was on.
+        notes = [*report.notes, f"MLflow was asked for more: {error}"]
+        return replace(report, notes=notes)
+
+
+def _with_trace(server: Mlflow, report: Report) -> Report:
     trace = None
-    verdicts: dict[str, Verdict] = {}
-    if result.trace_id:
+    if report.result.trace_id:
         with console.step("waiting for the trace") as step:
-            trace = judging.wait_for_trace(server, result.trace_id)
+            trace = judging.wait_for_trace(server, report.result.trace_id)
             step.result = trace.state if trace else "not found"
     if trace is None:
-        notes.append("MLflow has no trace of this run: ./paddock logs mlflow tells whether it refused one")
-    else:
-        if not trace.finished:
-            notes.append(f"the trace is still {trace.state}: its last spans have not arrived")
-        links = {
-            "trace": server.trace_link(trace.experiment_id, trace.trace_id),
-            "experiment": server.experiment_link(trace.experiment_id),
-        }
-        if not result.finished:
-            notes.append(f"not waited for judges, because the run ended as {result.outcome}")
-        elif judge_seconds:
-            try:
-                with console.step("waiting for the judges") as step:
-                    trace = judging.judge_run(server, trace, expectations, user, step.show, judge_seconds)
-            except KeyboardInterrupt:
-                # The run itself has ended: who is tired of waiting still gets its figures.
-                notes.append("not waited for all judges: interrupted")
-                trace = server.trace(trace.trace_id)
-            verdicts = trace.latest()
-            if not expectations:
-                notes.append('Correctness judges where it is told what to expect: --expect "..."')
-    served_by = server.endpoints().get(result.endpoint, "")
-    return Report(result, served_by, trace, verdicts, links, notes)
+        note = "MLflow has no trace of this run: ./paddock logs mlflow tells whether it refused one"
+        return replace(report, notes=[*report.notes, note])
+    links = {
+        "trace": server.trace_link(trace.experiment_id, trace.trace_id),
+        "experiment": server.experiment_link(trace.experiment_id),
+    }
+    unfinished = f"the trace is still {trace.state}: its last spans have not arrived"
+    notes = report.notes if trace.finished else [*report.notes, unfinished]
+    return replace(report, trace=trace, links=links, notes=notes)
+
+
+def _with_verdicts(
+    server: Mlflow, report: Report, expectations: list[str], user: str, judge_seconds: float
+) -> Report:
+    trace, result, notes = report.trace, report.result, list(report.notes)
+    if trace is None:
+        return report
+    if not result.finished:
+        notes.append(f"not waited for judges, because the run ended as {result.outcome}")
+        return replace(report, notes=notes)
+    if not judge_seconds:
+        return report
+    try:
+        with console.step("waiting for the judges") as step:
+            trace = judging.judge_run(server, trace, expectations, user, step.show, judge_seconds)
+    except KeyboardInterrupt:
+        # The run itself has ended: who is tired of waiting still gets its figures.
+        notes.append("not waited for all judges: interrupted")
+        trace = server.trace(trace.trace_id)
+    if not expectations:
+        notes.append('Correctness judges where it is told what to expect: --expect "..."')
+    return replace(report, trace=trace, verdicts=trace.latest(), notes=notes)
 
 
 def show(report: Report) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from paddock_cli import __main__ as entry
 from paddock_cli import judging, selection, task
-from paddock_cli.errors import CliError, EngineMissing, NotFound, NotRunning, UsageFailed
+from paddock_cli.errors import CliError, EngineMissing, NotFound, NotRunning, ServerFailed, UsageFailed
 from paddock_cli.exit_codes import ExitCode
 from paddock_cli.mlflow_api import Trace
 from paddock_cli.runs import Result
@@ -289,6 +289,18 @@ def test_judges_are_not_waited_for_where_the_run_did_not_finish(monkeypatch, out
     report = task.judged(FakeServer(), RESULT.model_copy(update={"outcome": outcome}), ["x"], "ann", 5)
 
     assert outcome in report.notes[0]
+
+
+def test_a_run_has_its_figures_where_mlflow_was_stopped_meanwhile():
+    class Stopped(FakeServer):
+        def trace(self, trace_id):
+            raise ServerFailed("MLflow to answer", "connection refused", "look at it: ./paddock status")
+
+    terminated = RESULT.model_copy(update={"outcome": "terminated", "exit_code": 143})
+    report = task.judged(Stopped(), terminated, [], "ann", 5)
+
+    assert (report.result, report.trace, report.as_json()["exit_code"]) == (terminated, None, 143)
+    assert "connection refused" in report.notes[0]
 
 
 def test_the_report_is_one_json_document():
