@@ -11,6 +11,8 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from rich import box
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -118,22 +120,51 @@ def show(costs: Costs) -> None:
 
 
 def _table(costs: Costs) -> Table:
-    table = Table(
-        caption=f"{costs.since:%Y-%m-%d %H:%M} – {costs.until:%Y-%m-%d %H:%M} UTC", show_footer=True
-    )
     total = costs.total
     # Columns that say nothing here are left out.
     extra = [name for name in ("failed", "broken_off", "refused", "in_flight") if total.figures[name]]
     written = ["cache_write_tokens"] if total.figures["cache_write_tokens"] else []
     counted = ["calls", *extra, "input_tokens", "cache_read_tokens", *written, "output_tokens"]
-    table.add_column(costs.by, footer="total", overflow="fold")
+    left_out = 0
+    table = _with_columns(costs, counted)
+    # What can be spared first, so that a narrow terminal shows what it cost.
+    for name in (
+        "cache_write_tokens",
+        "cache_read_tokens",
+        *reversed(extra),
+        "input_tokens",
+        "output_tokens",
+    ):
+        if _width(table) <= console.out.width:
+            break
+        if name in counted:
+            counted.remove(name)
+            left_out += 1
+            table = _with_columns(costs, counted)
+    if left_out:
+        table.caption = f"{table.caption}; {left_out} more in a wider terminal, all in --csv"
+    return table
+
+
+def _with_columns(costs: Costs, counted: list[str]) -> Table:
+    table = Table(
+        caption=f"{costs.since:%Y-%m-%d %H:%M} – {costs.until:%Y-%m-%d %H:%M} UTC",
+        show_footer=True,
+        box=box.SIMPLE,
+        pad_edge=False,
+    )
+    total = costs.total
+    table.add_column(costs.by, footer="total", overflow="fold", min_width=min(12, _longest(costs)))
     for name in counted:
         head = {"cache_read_tokens": "cached", "cache_write_tokens": "to cache"}.get(name, name)
         table.add_column(
-            head.removesuffix("_tokens").replace("_", " "), justify="right", footer=f"{total.figures[name]:,}"
+            head.removesuffix("_tokens").replace("_", " "),
+            justify="right",
+            footer=f"{total.figures[name]:,}",
+            no_wrap=True,
         )
-    table.add_column("cost", justify="right", footer=dollars(total.cost))
-    table.add_column("share", justify="right", footer="100 %" if total.cost else "–")
+    table.add_column("cost", justify="right", footer=dollars(total.cost), no_wrap=True)
+    table.add_column("share", justify="right", footer="100 %" if total.cost else "–", no_wrap=True)
     for row in costs.rows[:SHOWN]:
         share = f"{row.cost / total.cost:.1%}".replace("%", " %") if total.cost else "–"
         figures = [f"{row.figures[name]:,}" for name in counted]
@@ -142,6 +173,15 @@ def _table(costs: Costs) -> Table:
     if hidden > 0:
         table.add_row(Text(f"… {hidden} more, in --csv", style="dim"))
     return table
+
+
+def _width(table: Table) -> int:
+    # Rich measures a table as no wider than the terminal.
+    return Measurement.get(console.out, console.out.options.update(max_width=10_000), table).minimum
+
+
+def _longest(costs: Costs) -> int:
+    return max((len(row.name) for row in costs.rows[:SHOWN]), default=0)
 
 
 def write_csv(costs: Costs, target: str) -> None:

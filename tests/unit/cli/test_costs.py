@@ -121,6 +121,27 @@ def test_a_long_table_is_cut_and_says_so(shown):
     assert "10 more, in --csv" in table
 
 
+@pytest.mark.parametrize("width", [80, 60, 45])
+def test_a_narrow_terminal_shows_what_it_cost(shown, monkeypatch, width):
+    """Of everything there is a column, and numbers of millions."""
+    body = answer("model", ("openai/a-model-with-a-long-name", "0.0123456000"), ("demo", "1.0000000000"))
+    every = dict.fromkeys(FIGURES, 1234567)
+    body["groups"] = [group | every for group in body["groups"]]
+    body["total"] |= every
+    monkeypatch.setattr(console.out, "width", width)
+    table = shown(read(body, by="model")).out
+    assert max(map(len, table.splitlines())) <= width
+    assert "$0.012346" in table and "98.8 %" in table and "1,234,567" in table
+    assert "more in a wider terminal, all in --csv" in " ".join(table.split())
+    assert "…" not in table
+    monkeypatch.setattr(console.out, "width", 200)
+    whole = shown(read(body, by="model")).out
+    assert "wider terminal" not in whole
+    assert all(
+        name in whole for name in ("failed", "broken off", "refused", "in flight", "cached", "to cache")
+    )
+
+
 def test_nothing_yet(shown):
     empty = answer()
     empty["groups"], empty["total"] = [], dict.fromkeys(FIGURES, 0) | {"cost_usd": "0"}
