@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.measure import Measurement
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -125,8 +125,10 @@ def _table(costs: Costs) -> Table:
     extra = [name for name in ("failed", "broken_off", "refused", "in_flight") if total.figures[name]]
     written = ["cache_write_tokens"] if total.figures["cache_write_tokens"] else []
     counted = ["calls", *extra, "input_tokens", "cache_read_tokens", *written, "output_tokens"]
+    longest = max((len(row.name) for row in costs.rows[:SHOWN]), default=0)
+    longest = max(longest, len(_hidden(costs)))
+    narrow = min(12, longest)
     left_out = 0
-    table = _with_columns(costs, counted)
     # What can be spared first, so that a narrow terminal shows what it cost.
     for name in (
         "cache_write_tokens",
@@ -135,18 +137,19 @@ def _table(costs: Costs) -> Table:
         "input_tokens",
         "output_tokens",
     ):
-        if _width(table) <= console.out.width:
+        if _width(_with_columns(costs, counted, narrow)) <= console.out.width:
             break
         if name in counted:
             counted.remove(name)
             left_out += 1
-            table = _with_columns(costs, counted)
+    room = console.out.width - _width(_with_columns(costs, counted, narrow))
+    table = _with_columns(costs, counted, min(longest, narrow + max(room, 0)))
     if left_out:
         table.caption = f"{table.caption}; {left_out} more in a wider terminal, all in --csv"
     return table
 
 
-def _with_columns(costs: Costs, counted: list[str]) -> Table:
+def _with_columns(costs: Costs, counted: list[str], name_width: int) -> Table:
     table = Table(
         caption=f"{costs.since:%Y-%m-%d %H:%M} – {costs.until:%Y-%m-%d %H:%M} UTC",
         show_footer=True,
@@ -154,7 +157,7 @@ def _with_columns(costs: Costs, counted: list[str]) -> Table:
         pad_edge=False,
     )
     total = costs.total
-    table.add_column(costs.by, footer="total", overflow="fold", min_width=min(12, _longest(costs)))
+    table.add_column(costs.by, footer="total", overflow="fold", width=max(name_width, len(costs.by)))
     for name in counted:
         head = {"cache_read_tokens": "cached", "cache_write_tokens": "to cache"}.get(name, name)
         table.add_column(
@@ -169,19 +172,20 @@ def _with_columns(costs: Costs, counted: list[str]) -> Table:
         share = f"{row.cost / total.cost:.1%}".replace("%", " %") if total.cost else "–"
         figures = [f"{row.figures[name]:,}" for name in counted]
         table.add_row(Text(row.name), *figures, dollars(row.cost), share)
-    hidden = len(costs.rows) - SHOWN
-    if hidden > 0:
-        table.add_row(Text(f"… {hidden} more, in --csv", style="dim"))
+    if hidden := _hidden(costs):
+        table.add_row(Text(hidden, style="dim"))
     return table
 
 
+def _hidden(costs: Costs) -> str:
+    more = len(costs.rows) - SHOWN
+    return f"… {more} more, in --csv" if more > 0 else ""
+
+
 def _width(table: Table) -> int:
-    # Rich measures a table as no wider than the terminal.
-    return Measurement.get(console.out, console.out.options.update(max_width=10_000), table).minimum
-
-
-def _longest(costs: Costs) -> int:
-    return max((len(row.name) for row in costs.rows[:SHOWN]), default=0)
+    table.caption = None
+    lines = console.out.render_lines(table, console.out.options.update(max_width=10_000), pad=False)
+    return max(map(Segment.get_line_length, lines))
 
 
 def write_csv(costs: Costs, target: str) -> None:

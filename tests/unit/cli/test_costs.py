@@ -121,7 +121,7 @@ def test_a_long_table_is_cut_and_says_so(shown):
     assert "10 more, in --csv" in table
 
 
-@pytest.mark.parametrize("width", [80, 60, 45])
+@pytest.mark.parametrize("width", [80, 60, 48])
 def test_a_narrow_terminal_shows_what_it_cost(shown, monkeypatch, width):
     """Of everything there is a column, and numbers of millions."""
     body = answer("model", ("openai/a-model-with-a-long-name", "0.0123456000"), ("demo", "1.0000000000"))
