@@ -122,9 +122,10 @@ class GatewayPages:
     def test_the_endpoints_page_lists_it_with_its_model(self, page: Page, used: Used) -> None:
         page.goto(f"{used.url}/#/gateway")
         row = page.locator("[role=row]", has=page.get_by_text(ENDPOINT, exact=True))
-        expect(row).to_contain_text("demo", timeout=20 * SECONDS)
+        expect(row).to_contain_text("demo", timeout=60 * SECONDS)
+        _picture(page, "gateway-endpoints.png", height=520)
         row.get_by_text(ENDPOINT, exact=True).click()
-        expect(page).to_have_url(re.compile(re.escape(used.endpoint_id)), timeout=20 * SECONDS)
+        expect(page).to_have_url(re.compile(re.escape(used.endpoint_id)), timeout=60 * SECONDS)
 
     def test_the_usage_page_counts_requests_tokens_and_cost_as_the_api(self, page: Page, used: Used) -> None:
         page.goto(f"{used.url}/#/gateway/usage")
@@ -133,9 +134,9 @@ class GatewayPages:
         # Lines of the page: its markup has no blank between a title and its number.
         body = page.locator("body")
         eventually(
-            lambda: f"\nRequests\n{used.requests}\n" in body.inner_text(), 20, "the endpoint's requests"
+            lambda: f"\nRequests\n{used.requests}\n" in body.inner_text(), 60, "the endpoint's requests"
         )
-        eventually(lambda: "\nCost Over Time\n$" in body.inner_text(), 20, "the cost")
+        eventually(lambda: "\nCost Over Time\n$" in body.inner_text(), 60, "the cost")
         shown = body.inner_text()
         costs = [float(text) for text in re.findall(r"\$([\d.]+) Total Cost", shown)]
         assert costs == [pytest.approx(used.cost, abs=1e-6)] * 2
@@ -154,7 +155,7 @@ class GatewayPages:
         assert window["current_spend"] == pytest.approx(used.cost, abs=1e-9)
         page.goto(f"{used.url}/#/gateway/budgets")
         row = page.locator("[role=row]", has_text=f"${LIMIT}")
-        expect(row).to_contain_text("Daily", timeout=20 * SECONDS)
+        expect(row).to_contain_text("Daily", timeout=60 * SECONDS)
         expect(row).to_contain_text("Reject")
         expect(row).to_contain_text(f"${used.cost:.2f}")
         _picture(page, "gateway-budgets.png", height=520)

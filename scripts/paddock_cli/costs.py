@@ -244,7 +244,10 @@ def _picture(costs: Costs) -> str:
         "style": style,
         "title": f"Cost by {costs.by}, {costs.since:%Y-%m-%d} – {costs.until:%Y-%m-%d}: {dollars(costs.total.cost)}",
         "show_legend": False,
-        "formatter": lambda value: dollars(Decimal(str(value))) if value is not None else "",
+        # Of the axis; it overrides what stands at the bars.
+        "value_formatter": lambda value: dollars(Decimal(str(value))) if value else "$0",
+        "max_scale": 6,
+        "truncate_label": -1,
         # Its scripts would be fetched from the network.
         "js": [],
     }
@@ -254,7 +257,6 @@ def _picture(costs: Costs) -> str:
             **shared,
             x_label_rotation=45,
             print_values=len(rows) <= SHOWN,
-            print_zeroes=False,
             print_values_position="top",
         )
         chart.x_labels = [row.name for row in rows]
@@ -264,7 +266,7 @@ def _picture(costs: Costs) -> str:
         chart = pygal.HorizontalBar(**shared, height=max(200, 110 + 26 * len(rows)))
         names = [row.name if len(row.name) <= 40 else row.name[:39] + "…" for row in rows]
         chart.x_labels = [f"{name}  {dollars(row.cost)}" for name, row in zip(names, rows, strict=True)]
-    chart.add("USD", [float(row.cost) for row in rows])
+    chart.add("USD", [float(row.cost) or None for row in rows])
     return str(chart.render(is_unicode=True, disable_xml_declaration=True))
 
 

@@ -205,7 +205,7 @@ def table(keys: list[dict[str, Any]]) -> Table:
     """A row for each key."""
     shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("id", "user", "endpoints", "budget", "spent", "expires", "last used", "state"):
-        shown.add_column(column, no_wrap=column in ("id", "state"), overflow="fold")
+        shown.add_column(column, no_wrap=column in ("id", "budget", "spent", "state"), overflow="fold")
     for key in keys:
         style = {"active": "green", "expired": "yellow"}.get(key["state"], "red")
         shown.add_row(
