@@ -21,7 +21,8 @@ def docker() -> str:
     if not found:
         raise EngineMissing(
             "the docker program on PATH",
-            "none",
+            # Stands alone, too, where the reason is told.
+            "no docker on PATH",
             "install Docker (on Debian: sudo scripts/install-docker), or run without it: add --embedded",
         )
     return found

@@ -96,7 +96,7 @@ class Workbench:
 
     def _terminal(self, command: str) -> str:
         done = subprocess.run(
-            ["bash", "-c", command], cwd=self.folder, capture_output=True, timeout=20, check=False
+            ["bash", "-c", command], cwd=self.folder, capture_output=True, timeout=120, check=False
         )
         output = (done.stdout + done.stderr).decode(errors="replace").rstrip("\n")
         return terminal_text(output, self.folder, done.returncode)
