@@ -65,7 +65,7 @@ def test_a_user_without_the_right_is_told_which(program):
 def test_no_docker_at_all(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
 
-    with pytest.raises(EngineMissing, match="none"):
+    with pytest.raises(EngineMissing, match="no docker on PATH"):
         preflight.require_engine()
 
 
