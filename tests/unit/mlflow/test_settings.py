@@ -1,10 +1,12 @@
 """What the stack tells the plugin, and what it says of settings that make no sense."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from identities import SECRETS
 
 from paddock_mlflow.compatibility import CHECKED_RELEASES, require_checked_release
@@ -140,3 +142,12 @@ def test_every_error_is_of_one_tree() -> None:
     assert issubclass(SettingsError, PaddockError)
     assert issubclass(IncompatibleMlflow, PaddockError)
     assert set(SECRETS) <= set(load.__globals__["Settings"].model_fields)
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS", "MAX_TRACE_BODY_BYTES"])
+def test_what_messages_tell_to_raise_can_be_set(name: str) -> None:
+    root = Path(__file__).parents[3]
+    web = yaml.safe_load((root / "docker-compose.yml").read_text())["services"]["mlflow"]
+    value = re.fullmatch(r"\$\{" + name + r":-(\d+)\}", web["environment"][name])
+    assert value is not None
+    assert f"#{name}={value[1]}\n" in (root / ".env.example").read_text()
