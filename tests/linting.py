@@ -24,12 +24,11 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-def lint(program: str, *arguments: object, text: str | None = None) -> "subprocess.CompletedProcess[str]":
-    """Run a linter of the tests' own environment in the repository's folder."""
+def lint(program: str, *arguments: object, folder: Path = ROOT) -> "subprocess.CompletedProcess[str]":
+    """Run a linter of the tests' own environment, by default in the repository's folder."""
     return subprocess.run(
         [str(Path(sys.executable).with_name(program)), *map(str, arguments)],
-        cwd=ROOT,
-        input=text,
+        cwd=folder,
         capture_output=True,
         text=True,
         timeout=120,

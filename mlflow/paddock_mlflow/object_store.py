@@ -1,4 +1,7 @@
-"""Prepare an S3 store: the bucket, and on our own MinIO an account that can do nothing outside of it."""
+"""Prepare an S3 store: the bucket, and on our own MinIO an account that can do nothing outside of it.
+
+SeaweedFS, the other store of our own, has that account from its start.
+"""
 
 import logging
 
@@ -18,7 +21,7 @@ POLICY_NAME = "mlflow-artifacts"
 
 
 def prepare(settings: Settings) -> None:
-    """Make the bucket; where the root account is known (our own store), make the limited account too.
+    """Make the bucket; on our own store make sure of the limited account too.
 
     Raises:
         SetupError: the store refused; the text says what and with which account.
@@ -28,8 +31,9 @@ def prepare(settings: Settings) -> None:
     password = settings.secret("s3_root_password" if own else "s3_secret_key")
     try:
         _make_bucket(settings, user, password)
-        if own:
+        if own and settings.s3_store == "minio":
             _make_limited_account(settings, user, password)
+        if own:
             _make_sure_it_works(settings)
     except (ClientError, BotoCoreError, MinioAdminException) as error:
         raise SetupError(

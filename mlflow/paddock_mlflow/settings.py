@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlparse
 
 from pydantic import SecretStr, ValidationError
@@ -46,6 +47,8 @@ class Settings(BaseSettings):
     artifacts_destination: str = ""
     s3_endpoint_url: str = ""
     s3_bucket: str = "mlflow"
+    s3_store: Literal["minio", "seaweedfs"] = "minio"
+    """Which of the stack's own stores there is."""
     s3_region: str = "us-east-1"
     s3_access_key: SecretStr | None = None
     s3_secret_key: SecretStr | None = None

@@ -158,6 +158,12 @@ esac
 
 give postgres 999 postgres_superuser_password postgres_mlflow_password
 give object-store 10004 s3_root_user s3_root_password
+# MinIO is told MLflow's account by the set-up; SeaweedFS' accounts stand in its configuration.
+if [ "${S3_STORE:-minio}" = seaweedfs ] && $own_store; then
+  give object-store 10004 s3_access_key s3_secret_key
+else
+  rm -f /out/object-store/s3_access_key /out/object-store/s3_secret_key
+fi
 give mlflow-migrate 10001 postgres_mlflow_password
 give mlflow 10001 admin_password agent_key internal_token "${passphrases[@]}" flask_secret_key postgres_mlflow_password \
   s3_access_key s3_secret_key

@@ -14,7 +14,7 @@ from typing import Any
 
 import cis
 import pytest
-from stack_under_test import StackUnderTest
+from stack_under_test import ROOT, StackUnderTest
 
 Document = dict[str, Any]
 
@@ -27,9 +27,16 @@ def docker(*arguments: str, check: bool = True) -> "subprocess.CompletedProcess[
 
 @pytest.fixture(scope="module")
 def services(stack: StackUnderTest) -> list[Document]:
-    """Every service of every profile as Compose understands it."""
-    told = json.loads(stack.compose("--profile", "*", "config", "--format", "json").stdout)
-    return [{"name": name, **service} for name, service in told["services"].items()]
+    """Every service of every profile as Compose understands it, and of every file that stands on top of the stack's."""
+    found = []
+    for overlay in [None, *sorted(ROOT.glob("docker-compose.*.yml"))]:
+        files = [f"--file={path}" for path in (ROOT / "docker-compose.yml", overlay) if path]
+        told = json.loads(stack.compose(*files, "--profile", "*", "config", "--format", "json").stdout)
+        found += [
+            {"name": name, "overlay": overlay is not None, **service}
+            for name, service in told["services"].items()
+        ]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -52,15 +59,18 @@ def containers(stack: StackUnderTest, agent: str) -> list[Document]:
         container["Status"], container["Processes"] = "", []
         if container["State"]["Status"] == "running":
             container["Status"] = Path(f"/proc/{container['State']['Pid']}/status").read_text()
-            rows = docker("top", container["Id"], "-eo", "uid,args").stdout.splitlines()[1:]
-            container["Processes"] = [tuple(row.strip().split(None, 1)) for row in rows]
+            rows = docker("top", container["Id"], "-eo", "pid,uid,args").stdout.splitlines()[1:]
+            container["Processes"] = [tuple(row.split(None, 2)[1:]) for row in rows]
     return found
 
 
 @pytest.fixture(scope="module")
 def images(services: list[Document]) -> list[str]:
-    """Every image of the stack."""
-    return sorted({service["image"] for service in services})
+    """Every image of the stack; of an overlay those that its own tests have built."""
+    named = {service["image"] for service in services}
+    missing = {image for image in named if docker("image", "inspect", image, check=False).returncode}
+    assert not missing & {service["image"] for service in services if not service["overlay"]}
+    return sorted(named - missing)
 
 
 @pytest.mark.parametrize("rule", cis.CONFIG, ids=lambda rule: rule.id)

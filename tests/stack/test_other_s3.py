@@ -1,4 +1,4 @@
-"""Another S3 store in place of ours, by four settings."""
+"""Another S3 store in place of ours, by four settings: SeaweedFS, which serves a whole stack from outside of it."""
 
 import subprocess
 from collections.abc import Iterator
@@ -6,15 +6,16 @@ from pathlib import Path
 
 import httpx
 import pytest
+from cases import EndToEnd, Product
 from stack_under_test import ROOT, StackUnderTest, new_project
 
 ACCESS, SECRET = "somebody-elses-key", "somebody-elses-secret"
 
 
-@pytest.fixture
-def other(stack: StackUnderTest, tmp_path: Path) -> Iterator[StackUnderTest]:
+@pytest.fixture(scope="module")
+def other(stack: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StackUnderTest]:
     """A project of its own whose `S3_*` settings name a store that it did not make."""
-    settings = tmp_path / "settings.env"
+    settings = tmp_path_factory.mktemp("settings") / "settings.env"
     settings.write_text(f"S3_ACCESS_KEY={ACCESS}\nS3_SECRET_KEY={SECRET}\n")
     own = StackUnderTest(
         context=str(ROOT),
@@ -31,50 +32,74 @@ def other(stack: StackUnderTest, tmp_path: Path) -> Iterator[StackUnderTest]:
     elsewhere = f"{own.project}-elsewhere"
     try:
         own.compose("up", "--no-start", "postgres")
-        image = stack.inspect("object-store")["Config"]["Image"]
-        # The same program, but with an account that the stack has only by its settings.
+        own.compose(
+            "--file", "docker-compose.yml", "--file", "docker-compose.seaweedfs.yml", "build", "object-store"
+        )
+        told = own.compose(
+            *["--file", "docker-compose.yml", "--file", "docker-compose.seaweedfs.yml"],
+            *["config", "--images", "object-store"],
+        )
+        image = next(line for line in told.stdout.splitlines() if "seaweedfs" in line)
+        # An account that the stack has only by its settings.
         start = f"mkdir /tmp/s && printf {ACCESS} >/tmp/s/s3_root_user && printf {SECRET} >/tmp/s/s3_root_password"
+        options = [
+            "--network",
+            f"{own.project}_core",
+            "--network-alias",
+            "elsewhere",
+            "--env",
+            "SECRETS_DIR=/tmp/s",
+        ]
         subprocess.run(
             [
-                *["docker", "run", "--detach", "--name", elsewhere, "--network", f"{own.project}_core"],
-                *[
-                    "--network-alias",
-                    "elsewhere",
-                    "--env",
-                    "SECRETS_DIR=/tmp/s",
-                    "--entrypoint",
-                    "bash",
-                    image,
-                ],
+                *["docker", "run", "--detach", "--name", elsewhere, *options, "--entrypoint", "bash", image],
                 *["-c", f"{start} && exec entrypoint.sh"],
             ],
             capture_output=True,
             check=True,
         )
-        own.compose("up", "--detach", "--wait", "mlflow", timeout=240)
+        own.compose("up", "--detach", "--wait", timeout=300)
         yield own
     finally:
         subprocess.run(["docker", "rm", "--force", "--volumes", elsewhere], capture_output=True, check=False)
         own.stop()
 
 
-def test_artifacts_go_to_the_other_store(other: StackUnderTest) -> None:
-    path = f"{other.url}/api/2.0/mlflow-artifacts/artifacts/probe/hello.txt"
-    login = ("admin", other.password)
-    put = httpx.put(path, content=b"hello", auth=login, timeout=60)
-    assert put.status_code == 200, put.text
-    assert httpx.get(path, auth=login, timeout=60).content == b"hello"
+@pytest.fixture(scope="module")
+def product(other: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Product:
+    """That project as the command line sees it."""
+    state = tmp_path_factory.mktemp("state")
+    env = other.env | {"COMPOSE_PROJECT_NAME": other.project, "PADDOCK_STATE_DIR": str(state)}
+    return Product("compose", env, model_url="http://demo-model:8000/v1")
 
-    def found(container: str) -> str:
-        return subprocess.run(
-            ["docker", "exec", container, "find", "/data", "-name", "hello.txt"],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
 
-    assert "/data/their-bucket/" in found(f"{other.project}-elsewhere")
-    assert not found(other.containers()["object-store"])
+class TestAWholeStackOnSeaweedfs:
+    """The core of the end-to-end cases, and artifacts."""
+
+    test_a_run_ends_judged_with_its_figures = EndToEnd.test_a_run_ends_judged_with_its_figures
+
+    def test_artifacts_go_to_the_other_store(self, other: StackUnderTest) -> None:
+        path = f"{other.url}/api/2.0/mlflow-artifacts/artifacts/probe/hello.txt"
+        login = ("admin", other.password)
+        content = b"hello" * 400_000
+        put = httpx.put(path, content=content, auth=login, timeout=60)
+        assert put.status_code == 200, put.text
+        assert httpx.get(path, auth=login, timeout=60).content == content
+
+        def kept(container: str) -> int:
+            size = subprocess.run(
+                ["docker", "exec", container, "du", "--bytes", "--summarize", "/data"],
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+            return int(size.split()[0])
+
+        assert kept(f"{other.project}-elsewhere") > len(content)
+        assert kept(other.containers()["object-store"]) < len(content)
+        removed = httpx.delete(path, auth=login, timeout=60)
+        assert removed.status_code == 200, removed.text
+        assert httpx.get(path, auth=login, timeout=60).status_code == 404
 
 
 def test_half_a_pair_of_keys_is_refused(stack: StackUnderTest, tmp_path: Path) -> None:
