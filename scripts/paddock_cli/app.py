@@ -459,6 +459,56 @@ def revoke_key(
 
 
 @app.command()
+def sbom(
+    folder: Annotated[Path, typer.Argument(help="Where the files go.")] = Path("sbom"),
+    service: Annotated[
+        list[str] | None, typer.Option(help="Whose image. Repeatable. [default: all]", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write a bill of materials (CycloneDX) of every image."""
+    from paddock_cli import sbom as bills
+    from paddock_cli.compose import ComposeStack
+    from paddock_cli.preflight import require_engine
+    from paddock_cli.settings import load, paths
+
+    require_engine()
+    where = paths()
+    images = ComposeStack(where, load(where)).images()
+    written = bills.write(where, images, service or [], folder)
+    if as_json:
+        console.document({"bills": [asdict(bill) | {"file": str(bill.file)} for bill in written]})
+        return
+    for bill in written:
+        console.out.print(str(bill.file), soft_wrap=True, markup=False)
+
+
+@app.command()
+def advisories(
+    osv_url: Annotated[
+        str, typer.Option(metavar="URL", help="OSV's API, where a mirror has it.", show_default=False)
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Known vulnerabilities of what is installed; asks OSV and Go's database on the Internet."""
+    from paddock_cli import advisories as report
+    from paddock_cli.settings import paths
+
+    found = report.look(paths(), osv_url)
+    bad = any(one.vulnerabilities or one.not_checked for one in found)
+    if as_json:
+        console.document({"locks": [asdict(one) for one in found]})
+    else:
+        for one in found:
+            for vulnerability in one.vulnerabilities:
+                console.out.print(f"{one.lock}: {vulnerability}", soft_wrap=True, markup=False)
+        for one in found:
+            if one.not_checked:
+                console.warn(f"NOT CHECKED: {one.lock} ({one.not_checked})")
+    raise typer.Exit(ExitCode.ADVISORIES if bad else ExitCode.OK)
+
+
+@app.command()
 def test(
     tests: Annotated[
         list[str] | None, typer.Argument(help="Files or folders under tests/; all if none.")

@@ -345,7 +345,7 @@ class ComposeStack:
             return []
         file = self._where.runs / f"{request.run_id}.hosts.json"
         runtimes.write_hosts(file, self._project(), service)
-        named = os.environ.get("COMPOSE_FILE", "")
+        named = os.environ.get("COMPOSE_FILE") or read_env_file(self._where.env_file).get("COMPOSE_FILE", "")
         own = (
             named.split(os.environ.get("COMPOSE_PATH_SEPARATOR", os.pathsep))
             if named
@@ -363,6 +363,23 @@ class ComposeStack:
         self._base_image()
         with console.step(f"building the image of {service}") as step:
             self._build(step, service)
+
+    def images(self) -> dict[str, str]:
+        """Service → its image, of every profile that `build` makes.
+
+        Raises:
+            BadSettings: Compose can't read its files with these settings.
+        """
+        answer = self._run(["--profile", "agent", "config", "--format", "json"])
+        try:
+            services = json.loads(answer.stdout)["services"]
+        except (ValueError, KeyError):
+            raise BadSettings(
+                "settings that Compose accepts",
+                answer.stderr.strip()[-500:],
+                "mend .env; .env.example explains each",
+            ) from None
+        return {name: service["image"] for name, service in services.items()}
 
     def _missing_images(self) -> list[str]:
         answer = self._run(["--profile", "agent", "config", "--images"])

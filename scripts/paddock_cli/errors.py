@@ -15,7 +15,7 @@ CliError
 ├── NotRunning          no stack runs
 ├── ServerFailed        MLflow refuses or is silent
 ├── RunnerFailed        the agent ended without a result
-├── NotFound            no such run, trace or judge
+├── NotFound            no such run, trace, judge or image
 ├── TestsFailed         red tests or missing parts
 ├── BadConfiguration    mistakes in the gateway's declared configuration
 ├── NotApplied          it can't be applied, or not as a whole
@@ -142,7 +142,7 @@ class RunnerFailed(CliError):
 
 
 class NotFound(CliError):
-    """No such run, trace or judge."""
+    """No such run, trace, judge or image."""
 
     exit_code = ExitCode.NOT_FOUND
 

@@ -52,7 +52,7 @@ class ExitCode(IntEnum):
     NO_RUNNER = 31
     """The agent ended without telling its result."""
     NOT_FOUND = 32
-    """No such run, trace or judge."""
+    """No such run, trace, judge or image."""
     TESTS_FAILED = 33
     """A test failed, or a required part is missing."""
     DECLINED = 34
@@ -61,5 +61,7 @@ class ExitCode(IntEnum):
     """The gateway's declared configuration has mistakes."""
     NOT_APPLIED = 36
     """It can't be applied, or an apply was stopped in the middle; the message says what was done."""
+    ADVISORIES = 37
+    """A known vulnerability was found, or what is known could not be looked up."""
     UNEXPECTED = 40
     """A defect of the command line; the message names the log."""
