@@ -19,7 +19,7 @@ from pathlib import Path
 from paddock_cli import console, processes
 from paddock_cli import settings as settings_module
 from paddock_cli.environments import Environments
-from paddock_cli.errors import NotRunning, PortTaken, StartFailed
+from paddock_cli.errors import BadSettings, NotRunning, PortTaken, StartFailed
 from paddock_cli.preflight import require_space
 from paddock_cli.settings import PROVIDER_KEYS, Paths, Settings, read_env_file, write_private
 from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
@@ -63,6 +63,7 @@ class EmbeddedStack:
 
     def up(self, *, build: bool = True) -> None:
         """Start what does not run yet and wait until it serves."""
+        self._refuse_runtime()
         console.warn(NO_FENCE)
         if self._is_current():
             console.say("the embedded stack already runs")
@@ -190,8 +191,18 @@ class EmbeddedStack:
         finally:
             self.up()
 
+    def _refuse_runtime(self) -> None:
+        """Who asked for a wall between agent and machine must not get none."""
+        if runtime := self._settings.agent_runtime:
+            raise BadSettings(
+                f"containers for AGENT_RUNTIME={runtime}",
+                "the embedded stack, which has none",
+                "use Docker, or unset AGENT_RUNTIME",
+            )
+
     def start_agent(self, request: Request) -> AgentProcess:
         """Start the runner as a process of this user."""
+        self._refuse_runtime()
         variables = _passed(_PASSED, _PASSED_FOR_TLS) | self.client().variables()
         del variables["MLFLOW_TRACKING_URI"]
         if request.llm_key:

@@ -26,6 +26,17 @@ def test_the_demo_ends_judged_and_says_that_there_is_no_fence(product: Product) 
     }
 
 
+@pytest.mark.parametrize("command", [["up", "--embedded"], ["run", TASK]])
+def test_who_asks_for_another_runtime_gets_no_run_without_a_container(
+    product: Product, tmp_path: Path, command: list[str]
+) -> None:
+    answer = product.paddock(*command, "--json", cwd=tmp_path, env={"AGENT_RUNTIME": "runsc"})
+
+    assert answer.code == 25
+    assert "the embedded stack, which has none" in answer.document["error"]["found"]
+    assert not (tmp_path / "FACTS.txt").exists()
+
+
 def test_the_demo_shows_a_table_with_figures_verdicts_and_links(product: Product, tmp_path: Path) -> None:
     answer = product.paddock("demo", "--embedded", "--workspace", str(tmp_path))
 
