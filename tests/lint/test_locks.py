@@ -93,6 +93,16 @@ def test_every_go_module_has_checksums(go_module: Path) -> None:
     assert not {module for module in wanted if module not in listed}
 
 
+def test_what_is_compiled_for_the_stack_gets_a_patched_go() -> None:
+    """Without the line the module's least version is taken, whose standard library has holes that later ones mended."""
+    modules = [path for path in files() if path.name == "go.mod" and name_of(path).startswith("services/")]
+    assert modules
+    for path in modules:
+        toolchain = re.search(r"^toolchain go1\.(\d+)\.(\d+)$", path.read_text(), re.M)
+        assert toolchain, f"{name_of(path)}: no toolchain line"
+        assert (int(toolchain[1]), int(toolchain[2])) >= (26, 11), name_of(path)
+
+
 def test_no_go_module_is_replaced_by_another(go_module: Path) -> None:
     """A replacement by a fork or a folder is not what the checksum database vouches for."""
     assert not re.findall(r"^\s*replace\b", go_module.read_text(), re.M)
