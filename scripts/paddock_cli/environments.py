@@ -118,7 +118,11 @@ def installer_variables() -> dict[str, str]:
 def _pip_settings() -> dict[str, str]:
     """pip's own settings, from its files and variables, by option name."""
     answer = subprocess.run(
-        [sys.executable, "-I", "-m", "pip", "config", "list"], capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-m", "pip", "config", "list"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd="/",
     )
     found: dict[str, str] = {}
     for line in answer.stdout.splitlines() if answer.returncode == 0 else []:
@@ -130,7 +134,13 @@ def _pip_settings() -> dict[str, str]:
 
 def _run(command: list[object], variables: dict[str, str]) -> None:
     result = subprocess.run(
-        [str(part) for part in command], env=variables, capture_output=True, text=True, check=False
+        [str(part) for part in command],
+        env=variables,
+        # Not where the user is: uv.toml, pyproject.toml or .python-version of a workspace are not ours to obey.
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if result.returncode:
         told = (result.stderr or result.stdout).strip()[-1500:]

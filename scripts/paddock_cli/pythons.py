@@ -61,6 +61,8 @@ def _candidates(uv: Path | None) -> Iterator[Path]:
             capture_output=True,
             text=True,
             check=False,
+            # A workspace's own .venv is not a Python to run: an agent may have put it there.
+            cwd="/",
         )
         if found.returncode == 0 and found.stdout.strip():
             yield Path(found.stdout.strip())

@@ -60,6 +60,37 @@ def test_works_from_any_folder_and_hands_arguments_and_exit_code_on(checkout, pr
     assert arguments == ["run", "a b", "--", "-x"]
 
 
+def test_modules_in_the_workspace_are_not_imported_by_the_command_line(checkout, program, tmp_path):
+    program("uv", FAKE_UV)
+    marker = tmp_path / "imported"
+    hostile = tmp_path / "project"
+    hostile.mkdir()
+    names = (
+        "paddock_cli",
+        "sitecustomize",
+        "usercustomize",
+        "venv",
+        "pip",
+        "typer",
+        "encodings",
+        "shutil",
+        "os",
+    )
+    for name in names:
+        (hostile / f"{name}.py").write_text(f"open({str(marker)!r}, 'a').write({name!r})\n")
+        (hostile / f"_{name}").mkdir()
+    package = hostile / "paddock_cli_" / "__main__.py"
+    package.parent.mkdir()
+    package.write_text(f"open({str(marker)!r}, 'a').write('main')\n")
+    package.parent.rename(hostile / "rich")
+
+    answer = launch(checkout / "paddock", cwd=hostile)
+
+    assert answer.returncode == 0, answer.stderr
+    assert eval(answer.stdout)[0] == str(hostile)
+    assert not marker.exists()
+
+
 def test_works_by_a_symbolic_link(checkout, program, tmp_path):
     program("uv", FAKE_UV)
     link = tmp_path / "paddock-link"
