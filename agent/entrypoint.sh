@@ -42,6 +42,11 @@ export LOGNAME="${LOGNAME:-$USER}"
 # Clients insist on some key. This one means nothing: the gate drops it and adds the stack's identity.
 export LLM_API_KEY="${LLM_API_KEY:-added-by-gate}"
 
+# A checkout of Paddock that is in use holds the keys of its settings file, and programs that run outside of the fence.
+if [ -e /workspace/scripts/paddock_cli ] && { [ -e /workspace/.env ] || [ -e /workspace/.paddock ]; }; then
+	fail "expected a workspace apart from Paddock's own folder, found that folder with its keys; mount another one: WORKSPACE=DIR"
+fi
+
 # The experiment's id is looked up by the set-up and handed over in a file; it is never assumed.
 handover=/run/handover/experiment_id
 if [ -z "${OTEL_EXPORTER_OTLP_HEADERS:-}" ]; then

@@ -10,6 +10,8 @@ from typing import NoReturn
 
 from . import __version__
 from .errors import UsageError
+from .handover import Handover
+from .handover import read as read_handover
 from .isolation import take_stdout
 from .outcomes import EXIT_CODES, USAGE_EXIT_CODE, Outcome
 from .output import make_writer
@@ -54,6 +56,17 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"comma-separated out of {', '.join(TOOL_NAMES)} ({','.join(DEFAULT_TOOLS)})",
     )
     add("--mcp", metavar="FILE", help="JSON file with MCP servers under mcpServers")
+    add(
+        "--handover",
+        action="store_true",
+        help='read {"llm_api_key": …, "secrets": {NAME: VALUE}, "mcp": {"mcpServers": …}} from standard input: what '
+        "no argument, environment or file is to hold",
+    )
+    add(
+        "--landlock",
+        choices=("auto", "require", "off"),
+        help="hold back writes outside of the run's folders (auto)",
+    )
     add("--run-id", metavar="UUID", help="id of the new run (random)")
     add(
         "--resume",
@@ -78,9 +91,14 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         raise SystemExit(USAGE_EXIT_CODE) from None
     writer = make_writer(_asked_output(words), take_stdout())
     try:
-        if flags["task"] == "-":
+        handed_over = Handover()
+        if flags.pop("handover"):
+            if flags["task"] == "-":
+                raise UsageError("expected the task as an argument beside --handover, found -; name it")
+            handed_over = read_handover()
+        elif flags["task"] == "-":
             flags["task"] = sys.stdin.read()
-        run(load_settings(**flags), writer)
+        run(load_settings(**flags), handed_over, writer)
     except UsageError as error:
         writer.usage_error(str(error))
         sys.stderr.flush()

@@ -9,6 +9,7 @@ which no agent writes, and what lmnr would look up is set.
 from __future__ import annotations
 
 import os
+import stat
 import sys
 import warnings
 from pathlib import Path
@@ -38,6 +39,8 @@ _TO_THE_END = {
     # Ad blockers and the like, fetched from the Internet at each start.
     "BROWSER_USE_DISABLE_EXTENSIONS": "1",
     "DO_NOT_TRACK": "1",
+    # The terminal tool exports a secret by a command, which a shell would keep.
+    "HISTFILE": "/dev/null",
 }
 # Each would take the traces elsewhere, or make the SDK ask a question on standard input.
 _UNWANTED = ("LMNR_PROJECT_API_KEY", "LMNR_BASE_URL", "LMNR_DEBUG", "LMNR_SPAN_CONTEXT", "DEBUG_LLM", "DEBUG")
@@ -109,7 +112,13 @@ def current_umask() -> int:
 def give_user_mode(path: Path, umask: int) -> None:
     """Gives a file that the file editor has made the mode that any other program would have given it.
 
-    The editor writes to a temporary file, which is 0600, and renames it.
+    The editor writes to a temporary file, which is 0600, and renames it. By a descriptor: the name may have become a link
+    to another file meanwhile, and a file with a second name may be anybody's.
     """
-    if not path.is_symlink() and path.is_file():
-        path.chmod(0o666 & ~umask)
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink == 1:
+            os.fchmod(descriptor, 0o666 & ~umask)
+    finally:
+        os.close(descriptor)

@@ -13,13 +13,19 @@ from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from pydantic import BaseModel
 
+from .confinement import Isolation
+from .masking import Mask
+
 if TYPE_CHECKING:
     from openhands.sdk.event import Event
 
 _LINE_LENGTH = 160
 # What a terminal would obey rather than show: C0 but tab and line feed, DEL, C1, and what turns the direction of writing
-# around. Much of what is shown was written by the agent, or by whoever wrote what it has read.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# around or is not seen at all; halves of surrogate pairs, which cannot be printed. Much of what is shown was written by
+# the agent, or by whoever wrote what it has read.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 class Tokens(BaseModel):
@@ -47,6 +53,7 @@ class Started(BaseModel):
     experiment_id: str | None
     # What the libraries took of the time to this line.
     import_seconds: float
+    isolation: Isolation
 
 
 class Result(BaseModel):
@@ -71,7 +78,9 @@ class Result(BaseModel):
 
 
 class Writer(Protocol):
-    """Where a run tells what it does."""
+    """Where a run tells what it does, without what `mask` hides."""
+
+    mask: Mask
 
     def started(self, started: Started) -> None: ...
     def event(self, event: Event) -> None: ...
@@ -107,11 +116,12 @@ class JsonlWriter:
     """One JSON object a line: started, event…, result; or a single error."""
 
     def __init__(self, out: TextIO, err: TextIO | None = None) -> None:
+        self.mask = Mask(())
         self._out = _Stream(out)
         self._err = _Terminal(err or sys.stderr)
 
     def started(self, started: Started) -> None:
-        self._out.line(started.model_dump_json())
+        self._write(started.model_dump(mode="json"))
 
     def event(self, event: Event) -> None:
         self._write(
@@ -125,30 +135,35 @@ class JsonlWriter:
         )
 
     def result(self, result: Result) -> None:
-        self._out.line(result.model_dump_json())
+        self._write(result.model_dump(mode="json"))
 
     def usage_error(self, message: str) -> None:
         self._write({"type": "error", "message": message})
 
     def notice(self, message: str) -> None:
-        self._err.line(f"paddock-agent: {message}")
+        self._err.line(f"paddock-agent: {self.mask.text(message)}")
 
     def _write(self, content: Mapping[str, Any]) -> None:
-        self._out.line(json.dumps(content, ensure_ascii=False))
+        # Exact, but escaped: what acts on a terminal does not act as \u001b.
+        self._out.line(self.mask.json_text(json.dumps(content)))
 
 
 class TextWriter:
     """Lines for people."""
 
     def __init__(self, out: TextIO, err: TextIO | None = None) -> None:
+        self.mask = Mask(())
         self._out = _Terminal(out)
         self._err = _Terminal(err or sys.stderr)
 
     def started(self, started: Started) -> None:
         again = "resumed run" if started.resumed else "run"
-        self._out.line(f"{again} {started.run_id} · endpoint {started.endpoint} · {started.workspace}")
+        self._say(f"{again} {started.run_id} · endpoint {started.endpoint} · {started.workspace}")
+        self._say(f"fence {started.isolation.summary()}")
+        if started.isolation.landlock.reason:
+            self._say(f"  Landlock: {started.isolation.landlock.reason}")
         if started.trace_id:
-            self._out.line(f"trace {started.trace_id}")
+            self._say(f"trace {started.trace_id}")
 
     def event(self, event: Event) -> None:
         summary = summary_of(event)
@@ -157,26 +172,29 @@ class TextWriter:
         mark = {"agent": "▸", "user": "»"}.get(event.source, " ")
         if type(event).__name__ in {"AgentErrorEvent", "ConversationErrorEvent"}:
             mark = "✗"
-        self._out.line(f"{mark} {summary}")
+        self._say(f"{mark} {summary}")
 
     def result(self, result: Result) -> None:
         tools = ", ".join(f"{name} {count}" for name, count in sorted(result.tools.items())) or "none"
         tokens = result.tokens
-        self._out.line("")
-        self._out.line(f"{result.outcome.replace('_', ' ')}: {result.message}")
+        self._say("")
+        self._say(f"{result.outcome.replace('_', ' ')}: {result.message}")
         line = (
             f"{_count(result.steps, 'step')} · tools: {tools} · tokens: {tokens.input} in "
             f"({tokens.cached_input} cached), {tokens.output} out · {result.seconds:.1f} s"
         )
         if result.cost_usd is not None:
             line += f" · ${result.cost_usd:.6f}"
-        self._out.line(line)
+        self._say(line)
 
     def usage_error(self, message: str) -> None:
-        self._err.line(f"paddock-agent: {message}")
+        self.notice(message)
 
     def notice(self, message: str) -> None:
-        self._err.line(f"paddock-agent: {message}")
+        self._err.line(f"paddock-agent: {self.mask.text(message)}")
+
+    def _say(self, text: str) -> None:
+        self._out.line(self.mask.text(text))
 
 
 def make_writer(form: str, out: TextIO) -> Writer:

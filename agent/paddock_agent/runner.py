@@ -12,20 +12,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import tracing
+from .confinement import Confinement
 from .errors import BudgetExhausted, RunStopped, UsageError
+from .handover import Handover
 from .history import History
 from .interruption import Interruption
 from .isolation import Surroundings, current_umask, give_user_mode
+from .masking import Mask
 from .outcomes import Outcome, causes, detail_of, is_spent_budget, outcome_of
 from .output import Result, Started, Tokens, Writer
-from .settings import RunSettings, check_workspace
-from .tools import load_mcp_servers, make_tools, strict_mcp_provider
+from .settings import KEYLESS, RunSettings, check_workspace
+from .tools import check_mcp_servers, load_mcp_servers, make_tools, mcp_secrets, strict_mcp_provider
 
 if TYPE_CHECKING:
     from openhands.sdk.conversation.impl.local_conversation import LocalConversation
     from openhands.sdk.event import Event
 
 _CLOSE_SECONDS = 4.0
+_HANDED_OVER = "the MCP servers on standard input"
 _NO_STEP = frozenset({"ConversationStateUpdateEvent"})
 _ORPHAN_REASON = (
     "The run ended while this call was under way, so its effect is unknown. "
@@ -33,29 +37,35 @@ _ORPHAN_REASON = (
 )
 
 
-def run(settings: RunSettings, writer: Writer) -> NoReturn:
+def run(settings: RunSettings, handed_over: Handover, writer: Writer) -> NoReturn:
     """Runs the task and ends the process with the outcome's exit code.
 
     Raises:
         UsageError: nothing was started; the settings can't be used.
     """
     started_at = time.monotonic()
+    if handed_over.llm_api_key:
+        settings = settings.model_copy(update={"llm_api_key": handed_over.llm_api_key})
+    writer.mask = _mask(settings, handed_over, {})
     history = History(settings.state_dir)
     message: str | None
     if settings.resume:
         asked = settings.task
         settings, task, lock = history.resume(settings)
+        task = handed_over.task or task
         message = asked if asked and asked.strip() != task.strip() else None
     else:
         lock = None
         task = message = str(settings.task)
     check_workspace(settings.workspace)
-    mcp = load_mcp_servers(settings.mcp, settings.workspace) if settings.mcp else {}
+    mcp = _mcp_servers(settings, handed_over)
+    writer.mask = _mask(settings, handed_over, mcp)
     if lock is None:
         # Held until the process ends.
         lock = history.begin(settings)
-    session = _Session(settings, task, writer, started_at)
+    session = _Session(settings, handed_over, task, writer, started_at)
     try:
+        session.confine()
         with Interruption(settings.timeout, session.exit_at_once):
             outcome, said = session.play(history, mcp, message)
     except RunStopped as stop:
@@ -67,19 +77,48 @@ def run(settings: RunSettings, writer: Writer) -> NoReturn:
     session.finish(outcome, said)
 
 
+def _mcp_servers(settings: RunSettings, handed_over: Handover) -> dict[str, dict[str, Any]]:
+    if handed_over.mcp is not None:
+        return check_mcp_servers(handed_over.mcp, _HANDED_OVER, settings.workspace)
+    return load_mcp_servers(settings.mcp, settings.workspace) if settings.mcp else {}
+
+
+def _mask(settings: RunSettings, handed_over: Handover, mcp: dict[str, dict[str, Any]]) -> Mask:
+    """Hides the declared secrets and the key that this run has of its own."""
+    key = settings.llm_api_key.get_secret_value()
+    own = [] if key == KEYLESS else [key]
+    return Mask([*handed_over.secret_values, *own, *mcp_secrets(mcp)])
+
+
 class _Session:
     """The conversation of one run with its trace."""
 
-    def __init__(self, settings: RunSettings, task: str, writer: Writer, started_at: float) -> None:
+    def __init__(
+        self, settings: RunSettings, handed_over: Handover, task: str, writer: Writer, started_at: float
+    ) -> None:
         self._settings = settings
+        self._handed_over = handed_over
+        self._confinement = Confinement(
+            settings.landlock,
+            shared=[settings.workspace, *settings.writable],
+            own=[settings.state_dir],
+        )
         self._task = task
         self._writer = writer
         self._started_at = started_at
         self._umask = current_umask()
         self._conversation: LocalConversation | None = None
         self._root: tracing.RootSpan | None = None
-        self._delivery = tracing.Delivery()
+        self._delivery = tracing.Delivery(writer.mask)
         self._reported = threading.Lock()
+
+    def confine(self) -> None:
+        """Builds the walls; before anything is imported that starts a thread.
+
+        Raises:
+            UsageError: a wall that the settings require can't be had.
+        """
+        self._confinement.apply()
 
     def play(
         self, history: History, mcp: dict[str, dict[str, Any]], message: str | None
@@ -114,11 +153,14 @@ class _Session:
         from openhands.sdk.context.condenser import default_condenser
         from openhands.sdk.conversation.impl import local_conversation
 
+        from .storage import MaskedFileStore
+
         # A plugin in the workspace (.agents/plugins, .openhands/plugins) may bring hooks and MCP servers: settings that
         # the caller has not given. The SDK loads them without asking and has no switch for it.
         local_conversation.load_available_plugins = lambda **_: {}  # type: ignore[assignment]
 
         tools = make_tools(settings.tools, settings.log_level)
+        self._confine_editor()
         import_seconds = round(time.monotonic() - imports_at, 3)
         llm = LLM(
             model=settings.model,
@@ -148,9 +190,17 @@ class _Session:
             callbacks=[self._on_event],
             max_iteration_per_run=settings.max_iterations,
             visualizer=None,
+            secrets={name: value.get_secret_value() for name, value in self._handed_over.secrets.items()},
             delete_on_close=False,
             user_id=settings.user,
-            mcp_tool_provider=strict_mcp_provider(settings.mcp, mcp) if settings.mcp else None,
+            file_store=MaskedFileStore(
+                history.folder(settings.id), self._writer.mask, settings.max_iterations
+            ),
+            mcp_tool_provider=strict_mcp_provider(str(settings.mcp or _HANDED_OVER), mcp) if mcp else None,
+        )
+        # What the SDK hides of a tool's output are the values that it has exported, and these.
+        self._conversation.state.secret_registry.track_exported_values(
+            {f"paddock-{number}": form for number, form in enumerate(self._writer.mask.forms)}
         )
         open_spans = tracing.OpenSpans()
         self._root = tracing.RootSpan(self._conversation, open_spans)
@@ -161,10 +211,12 @@ class _Session:
             run_id=str(settings.id),
             user=settings.user,
             endpoint=settings.endpoint,
+            isolation=self._confinement.isolation.summary(),
             tags=settings.tags,
         )
         self._delivery.watch()
         surroundings.hide_from_tools()
+        os.environ.update(self._handed_over.environment)
         self._writer.started(
             Started(
                 run_id=str(settings.id),
@@ -178,6 +230,7 @@ class _Session:
                 resumed=settings.resume is not None,
                 experiment_id=settings.experiment_id,
                 import_seconds=import_seconds,
+                isolation=self._confinement.isolation,
             )
         )
         if self._root.trace_id is None:
@@ -185,6 +238,13 @@ class _Session:
                 "NO TRACE: expected a collector's address in OTEL_EXPORTER_OTLP_ENDPOINT, found none; "
                 "the run goes on without a trace"
             )
+
+    def _confine_editor(self) -> None:
+        """The file editor works in this process: it is sent to where the processes of the other tools come from."""
+        if "file_editor" in self._settings.tools:
+            from openhands.tools.file_editor.impl import FileEditorExecutor
+
+            FileEditorExecutor.__call__ = self._confinement.in_tools(FileEditorExecutor.__call__)  # type: ignore[method-assign]
 
     def _work(self, message: str | None) -> None:
         """Sends the message, if any, and lets the agent work until it ends."""

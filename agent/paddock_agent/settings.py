@@ -20,6 +20,8 @@ from .errors import UsageError
 
 TOOL_NAMES = ("terminal", "file_editor", "task_tracker", "glob", "grep", "browser")
 DEFAULT_TOOLS = TOOL_NAMES[:3]
+KEYLESS = "added-by-gate"
+"""What stands for a key where a run has none of its own."""
 _PROXY_PREFIX = "litellm_proxy/"
 
 
@@ -49,6 +51,15 @@ class RunSettings(BaseSettings):
         default=Path("/state"), description="Where runs are kept, so that they can be resumed."
     )
     output: Literal["text", "jsonl"] = "text"
+    landlock: Literal["auto", "require", "off"] = Field(
+        default="auto",
+        description="Hold back writes outside of the run's folders: where the kernel can, or else refuse to run.",
+    )
+    writable: Annotated[tuple[Path, ...], NoDecode] = Field(
+        default_factory=lambda: (Path.home(),),
+        description="Folders that the agent's tools may write besides the workspace and the temporary folder; "
+        "separated by colons.",
+    )
     user: str | None = Field(default=None, description="Who asked for the run; stands on the trace.")
     tags: Annotated[dict[str, str], NoDecode] = Field(default_factory=dict, description="Put on the trace.")
 
@@ -59,7 +70,7 @@ class RunSettings(BaseSettings):
     )
     # The gate adds the identity; the SDK refuses to send a request without any key.
     llm_api_key: SecretStr = Field(
-        default=SecretStr("added-by-gate"), validation_alias=AliasChoices("llm_api_key", "LLM_API_KEY")
+        default=SecretStr(KEYLESS), validation_alias=AliasChoices("llm_api_key", "LLM_API_KEY")
     )
     llm_timeout: float = Field(
         default=300, gt=0, description="Seconds that one attempt of a model call may take."
@@ -112,6 +123,11 @@ class RunSettings(BaseSettings):
             if unknown:
                 raise ValueError(f"expected tools out of {', '.join(TOOL_NAMES)}, found {', '.join(unknown)}")
         return value
+
+    @field_validator("writable", mode="before")
+    @classmethod
+    def _split_folders(cls, value: object) -> object:
+        return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
 
     @field_validator("tags", mode="before")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import Callable, Iterable
@@ -23,6 +24,14 @@ _SHELL_SECONDS = 30.0
 """What a new shell may take to its first prompt: some people's ~/.bashrc is long."""
 _CLEAR_SECONDS = 3.0
 _CLEANED = "__paddock_cleaned"
+_MCP_FORM = '{"mcpServers": {"name": {"command": "…"} or {"url": "https://…"}}}'
+_SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|pwd|auth|credential|cookie|session|dsn")
+# Words, folders and addresses: to mask `production` would garble what the agent reads and writes.
+_PLAIN = re.compile(
+    r"[a-z]+([-_. ][a-z]+)*|(/[\w.+-]+)+(:(/[\w.+-]+)+)*/?|https?://[\w.-]+(:\d+)?(/[\w./-]*)?"
+)
+# `${NAME}` is filled in by the SDK, out of the declared secrets or the environment.
+_REFERENCE = re.compile(r"\$\{[^}]*\}")
 
 
 def make_tools(names: Iterable[str], log_level: str) -> list[Tool]:
@@ -128,7 +137,6 @@ def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: the file can't be read or has another form.
     """
-    form = '{"mcpServers": {"name": {"command": "…"} or {"url": "https://…"}}}'
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -138,17 +146,26 @@ def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:
             f"expected a readable MCP file at {path}, found {error.strerror}; correct --mcp"
         ) from None
     except ValueError as error:
-        raise UsageError(f"expected JSON in {path}, found {error}; the form is {form}") from None
+        raise UsageError(f"expected JSON in {path}, found {error}; the form is {_MCP_FORM}") from None
+    return check_mcp_servers(content, str(path), workspace)
+
+
+def check_mcp_servers(content: Any, source: str, workspace: Path) -> dict[str, dict[str, Any]]:
+    """The same for content that was read already; `source` names it in a message.
+
+    Raises:
+        UsageError: it has another form.
+    """
     servers = content.get("mcpServers") if isinstance(content, dict) else None
     if not isinstance(servers, dict) or not servers:
         raise UsageError(
-            f"expected at least one entry under mcpServers in {path}, found none; the form is {form}"
+            f"expected at least one entry under mcpServers in {source}, found none; the form is {_MCP_FORM}"
         )
     for name, server in servers.items():
         if not isinstance(server, dict) or bool(server.get("command")) == bool(server.get("url")):
             raise UsageError(
-                f"expected either command or url for the server {name!r} in {path}, found "
-                f"{'both' if isinstance(server, dict) and server.get('url') else 'neither'}; the form is {form}"
+                f"expected either command or url for the server {name!r} in {source}, found "
+                f"{'both' if isinstance(server, dict) and server.get('url') else 'neither'}; the form is {_MCP_FORM}"
             )
     return {
         name: {"cwd": str(workspace), **server} if server.get("command") else dict(server)
@@ -156,7 +173,24 @@ def load_mcp_servers(path: Path, workspace: Path) -> dict[str, dict[str, Any]]:
     }
 
 
-def strict_mcp_provider(path: Path, servers: Iterable[str]) -> DefaultMCPToolProvider:
+def mcp_secrets(servers: dict[str, dict[str, Any]]) -> list[str]:
+    """The values of the servers' `env` and `headers` that are to be masked: all but those that are plainly none."""
+    pairs = [
+        (str(name), str(value))
+        for server in servers.values()
+        for field in ("env", "headers")
+        for name, value in (server.get(field) or {}).items()
+    ]
+    found = [
+        value
+        for name, value in pairs
+        if not _REFERENCE.fullmatch(value) and (_SECRET_NAME.search(name) or not _PLAIN.fullmatch(value))
+    ]
+    # `Bearer abc`: a tool may print the key alone.
+    return [*found, *(value.rpartition(" ")[2] for value in found if " " in value)]
+
+
+def strict_mcp_provider(source: str, servers: Iterable[str]) -> DefaultMCPToolProvider:
     """Starts the MCP servers, and ends the run where one does not start; the SDK would go on without its tools."""
     from openhands.sdk.mcp.utils import DefaultMCPToolProvider as Lenient
 
@@ -168,7 +202,7 @@ def strict_mcp_provider(path: Path, servers: Iterable[str]) -> DefaultMCPToolPro
                 said = " ".join(str(error).split())[:400] or type(error).__name__
                 raise RunStopped(
                     Outcome.ERROR,
-                    f"expected every MCP server of {path} to start ({', '.join(servers)}), found: {said}; "
+                    f"expected every MCP server of {source} to start ({', '.join(servers)}), found: {said}; "
                     "try its command or address by hand, or remove it from the file",
                 ) from error
 

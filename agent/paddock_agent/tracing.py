@@ -12,6 +12,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from .masking import Mask
+
 if TYPE_CHECKING:
     from openhands.sdk.conversation.impl.local_conversation import LocalConversation
     from opentelemetry.context import Context
@@ -62,9 +64,10 @@ class OpenSpans:
 
 
 class Delivery:
-    """Counts the spans that the collector took and those it did not."""
+    """Counts the spans that the collector took and those it did not; none leaves with a secret in it."""
 
-    def __init__(self) -> None:
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
         self.sent = 0
         self.lost = 0
         self.reason: str | None = None
@@ -87,7 +90,7 @@ class Delivery:
 
             result = SpanExportResult.FAILURE
             try:
-                result = export(spans)
+                result = export([_masked(span, self._mask) for span in spans])
             finally:
                 with self._lock:
                     if result is SpanExportResult.SUCCESS:
@@ -97,6 +100,41 @@ class Delivery:
             return result
 
         return counted
+
+
+def _masked(span: ReadableSpan, mask: Mask) -> ReadableSpan:
+    """The span without secrets; itself where it has none."""
+    from opentelemetry.sdk.trace import Event, ReadableSpan
+    from opentelemetry.trace import Status
+
+    if not mask.forms:
+        return span
+    name, attributes = mask.text(span.name), mask.value(dict(span.attributes or {}))
+    events = [(event.name, dict(event.attributes or {}), event.timestamp) for event in span.events]
+    masked_events = [(mask.text(name), mask.value(told), moment) for name, told, moment in events]
+    said = span.status.description
+    masked_said = None if said is None else mask.text(said)
+    if (name, attributes, masked_events, masked_said) == (
+        span.name,
+        dict(span.attributes or {}),
+        events,
+        said,
+    ):
+        return span
+    return ReadableSpan(
+        name=name,
+        context=span.get_span_context(),
+        parent=span.parent,
+        resource=span.resource,
+        attributes=attributes,
+        events=[Event(name, told, moment) for name, told, moment in masked_events],
+        links=span.links,
+        kind=span.kind,
+        status=Status(span.status.status_code, masked_said),
+        start_time=span.start_time,
+        end_time=span.end_time,
+        instrumentation_scope=span.instrumentation_scope,
+    )
 
 
 class _Reason(logging.Handler):
@@ -128,19 +166,28 @@ class RootSpan:
         return None if self._span is None else f"tr-{self._span.get_span_context().trace_id:032x}"
 
     def begin(
-        self, *, task: str, run_id: str, user: str | None, endpoint: str, tags: Mapping[str, str]
+        self,
+        *,
+        task: str,
+        run_id: str,
+        user: str | None,
+        endpoint: str,
+        isolation: str,
+        tags: Mapping[str, str],
     ) -> None:
         """What is known from the start; the root is stored when it ends."""
         name = " ".join(task.split())
         if len(name) > _TRACE_NAME_LENGTH:
             name = name[: _TRACE_NAME_LENGTH - 1] + "…"
         attributes = {
+            # First, so that a tag of the caller's can't take the place of what follows.
+            **{f"mlflow.traceTag.{key}": value for key, value in tags.items()},
             "session.id": run_id,
             "mlflow.spanInputs": json.dumps(task, ensure_ascii=False),
             "mlflow.traceTag.mlflow.traceName": name,
             "mlflow.traceTag.paddock.run_id": run_id,
             "mlflow.traceTag.paddock.endpoint": endpoint,
-            **{f"mlflow.traceTag.{key}": value for key, value in tags.items()},
+            "mlflow.traceTag.paddock.isolation": isolation,
         }
         if user:
             attributes["user.id"] = user

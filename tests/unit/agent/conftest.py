@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from tempfile import TemporaryFile
 from threading import Thread
 from typing import IO, Any
 
@@ -131,12 +132,19 @@ class Runner:
         return {name: value for name, value in environment.items() if value is not None}
 
     def start(
-        self, *arguments: str, cold: bool = False, stdout: IO[str] | None = None, **environment: str | None
+        self,
+        *arguments: str,
+        cold: bool = False,
+        stdin: str = "",
+        stdout: IO[str] | None = None,
+        **environment: str | None,
     ) -> Running:
         """Starts a run. A cold one is a fresh process, as users start it; the others skip the imports."""
         self._count += 1
         out, err = (self.folder / f"run-{self._count}.{name}" for name in ("out", "err"))
-        with out.open("w") as out_file, err.open("w") as err_file:
+        with out.open("w") as out_file, err.open("w") as err_file, TemporaryFile("w+") as in_file:
+            in_file.write(stdin)
+            in_file.seek(0)
             if cold:
                 process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "paddock_agent", *arguments],
@@ -144,7 +152,7 @@ class Runner:
                     cwd=self.workspace,
                     stdout=out_file,
                     stderr=err_file,
-                    stdin=subprocess.DEVNULL,
+                    stdin=in_file,
                     start_new_session=True,
                 )
                 running = Running(process.pid, process.wait, out, err)
@@ -159,7 +167,7 @@ class Runner:
                 socket.send_fds(
                     connection,
                     [json.dumps(request).encode()],
-                    [(stdout or out_file).fileno(), err_file.fileno()],
+                    [in_file.fileno(), (stdout or out_file).fileno(), err_file.fileno()],
                 )
                 answers = connection.makefile()
                 pid = int(answers.readline())

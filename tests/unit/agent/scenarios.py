@@ -18,6 +18,18 @@ def _fail(status: int, *, times: int | str = "always", **fields: Any) -> dict[st
 
 
 DONE = _call("finish", message="all done")
+SECRET = 'pa"ss/wörd+of&the=tool'
+"""A declared secret, which a model that has learnt it says in so many words."""
+_FORMS = "; ".join(
+    (
+        r"""printf '%s\n' "$DEPLOY_TOKEN" """,
+        """printf 'user:%s' "$DEPLOY_TOKEN" | base64 -w0; echo""",
+        r"""printf %s "$DEPLOY_TOKEN" | od -An -v -tx1 | tr -d ' \n'; echo""",
+        """python3 -c 'import json, os; print(json.dumps(os.environ["DEPLOY_TOKEN"]))'""",
+        """python3 -c 'import os, urllib.parse; print(urllib.parse.quote(os.environ["DEPLOY_TOKEN"], safe=""))'""",
+        """printf %s "$DEPLOY_TOKEN" | sha256sum >proof.txt""",
+    )
+)
 # What MLflow's gateway answers when a REJECT policy's limit is reached; not an OpenAI error body.
 MLFLOW_BUDGET = {
     "detail": "Budget limit exceeded. Limit: $0.00 USD per 1 hour. "
@@ -71,6 +83,20 @@ def scenarios(page_url: str) -> dict[str, Scenario]:
             _terminal("sleep 1; echo first; (exit 7)"),
             _terminal("sleep 1; echo second; (exit 8)"),
             DONE,
+        ],
+        "probe": [_terminal("bash probe.sh"), DONE],
+        "secret": [
+            _terminal(_FORMS),
+            _terminal("env"),
+            {**_terminal(f"echo '{SECRET}'"), "reply": SECRET},
+            DONE,
+        ],
+        "secret-in-an-answer": [_call("finish", message=f"It is {SECRET}.")],
+        "secret-in-an-error": [_fail(400, message=f"bad header: Bearer {SECRET}")],
+        "mcp-tells": [_call("tell"), DONE],
+        "escape-sequences": [
+            _terminal("printf 'a\\033[2Jb\\233cd\\n'"),
+            _call("finish", message="\x1b]0;title\x07over\x1b[31m and \u202etuo"),
         ],
         "environment": [_terminal("env | sort >env.txt"), DONE],
     }

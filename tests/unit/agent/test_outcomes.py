@@ -1,6 +1,7 @@
 """Every end of a run: exit code, result line, and the state of its trace."""
 
 import json
+import os
 import uuid
 
 import pytest
@@ -14,6 +15,7 @@ def test_finished(runner: Runner) -> None:
     assert ended.code == 0, ended.err
     started, result = ended.started, ended.result
     assert 0 < started.pop("import_seconds") < result["seconds"]
+    assert started.pop("isolation")["uid"] == os.getuid()
     assert started == {
         "type": "started",
         "run_id": run_id,

@@ -149,7 +149,8 @@ def test_text_output(runner: Runner) -> None:
     assert ended.code == 0
     lines = ended.out.splitlines()
     assert lines[0].startswith("run ")
-    assert lines[1].startswith("trace tr-")
+    assert lines[1].startswith("fence landlock=")
+    assert next(line for line in lines[2:] if not line.startswith("  Landlock: ")).startswith("trace tr-")
     assert "» make it" in lines
     assert (
         "▸ terminal  echo made >made.txt; umask" in ended.out

@@ -1,7 +1,7 @@
 """Starts runs from a process that has imported the SDK already: an import takes seconds, and most tests don't test it.
 
-Reads one JSON object a connection, `{"arguments": […], "environment": {…}}`, with two file descriptors for standard
-output and standard error; answers the child's pid at once and its exit code when it has ended.
+Reads one JSON object a connection, `{"arguments": […], "environment": {…}}`, with three file descriptors for standard
+input, output and error; answers the child's pid at once and its exit code when it has ended.
 """
 
 import json
@@ -30,14 +30,14 @@ def import_everything() -> None:
 def serve(listener: socket.socket) -> None:
     while True:
         connection, _ = listener.accept()
-        data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 2)
+        data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
         request = json.loads(data)
         pid = os.fork()
         if pid == 0:
             listener.close()
             connection.close()
             os.setsid()
-            for target, descriptor in zip((1, 2), descriptors, strict=True):
+            for target, descriptor in zip((0, 1, 2), descriptors, strict=True):
                 os.dup2(descriptor, target)
                 os.close(descriptor)
             os.umask(request["umask"])
