@@ -54,7 +54,7 @@ def demo(
     settings = load(where)
     config.validate(None)
     if workspace is not None:
-        workspace = preflight.workspace(workspace)
+        workspace = preflight.workspace(workspace, where)
     stack = selection.to_start(where, settings, embedded=embedded, fall_back=True)
     with selection.changing(where):
         stack.up()
@@ -191,7 +191,7 @@ def logs(
         console.document({"stack": stack.kind, "lines": list(lines)})
         return
     for line in lines:
-        sys.stdout.write(line + "\n")
+        sys.stdout.write(console.plain(line) + "\n")
 
 
 @app.command()
@@ -228,6 +228,14 @@ def run(
     tag: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the trace. Repeatable.")
     ] = None,
+    secret: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Variable of your shell or of .env that a command of the agent gets where it names it; hidden in all"
+            " output and in the trace. Repeatable.",
+        ),
+    ] = None,
     judge_timeout: JudgeSeconds = 120,
     as_json: AsJson = False,
 ) -> None:
@@ -252,6 +260,7 @@ def run(
         resume=resume,
         user=user,
         tags=tag or [],
+        secrets=secret or [],
     )
     # Looked at before the stack is: a slip in the call should not first cost a start.
     tasks.request_of(order, where)
@@ -376,7 +385,7 @@ def env(as_json: AsJson = False) -> None:
         console.document(variables)
         return
     for name, value in variables.items():
-        console.out.print(f"export {name}={shlex.quote(value)}", soft_wrap=True, markup=False)
+        console.out.print(f"export {name}={shlex.quote(value)}", soft_wrap=True)
 
 
 keys_app = typer.Typer(
@@ -455,7 +464,7 @@ def revoke_key(
     if as_json:
         console.document(revoked)
     else:
-        console.out.print(f"{revoked['id']} of {revoked['user']} is revoked", markup=False)
+        console.out.print(f"{revoked['id']} of {revoked['user']} is revoked")
 
 
 @app.command()

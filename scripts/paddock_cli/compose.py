@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import secrets
 import subprocess
 import threading
 import time
@@ -213,8 +212,6 @@ class ComposeStack:
         uid, gid = self._owner(request.workspace)
         service = "agent-browser" if "browser" in request.tools.split(",") else "agent"
         self._require_image(service)
-        # With the run's state rather than mounted: the agent's user may be another one than the file's owner.
-        mcp = "" if request.mcp is None else _copied(request.mcp, request.state)
         if uid != os.getuid():
             self._give(request.state, uid, gid)
         name = f"{self._project()}-run-{request.run_id[:13]}"
@@ -231,13 +228,12 @@ class ComposeStack:
         command += ["--label", f"{RUN_LABEL}={request.run_id}", "--user", f"{uid}:{gid}"]
         command += ["--volume", f"{request.workspace}:/workspace", "--volume", f"{request.state}:/state"]
         process = subprocess.Popen(
-            self._command([*command, service, *request.arguments("/workspace", "/state", f"/state/{mcp}")]),
+            self._command([*command, service, *request.arguments("/workspace", "/state")]),
             cwd=self._where.root,
-            env=self._variables()
-            | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()}
-            # By Compose's own environment: arguments can be seen by every user of the machine.
-            | ({"PADDOCK_RUN_KEY": request.llm_key} if request.llm_key else {}),
-            stdin=subprocess.DEVNULL,
+            env=self._variables(*request.secrets)
+            | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()},
+            # The run's key and secrets: no argument, environment or file that outlives the moment holds them.
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -245,7 +241,7 @@ class ComposeStack:
             # Ctrl-C reaches the command line alone, which passes it on once.
             start_new_session=True,
         )
-        return _ContainerProcess(process, self._docker, name)
+        return _ContainerProcess(process, request, self._docker, name)
 
     def end_agents(self) -> int:
         """`docker stop` each run container: Compose's own stop and down leave them alone or kill them late.
@@ -421,12 +417,12 @@ class ComposeStack:
             lines.append(f"{name}='{value}'\n")
         write_private(self._env_file, "".join(lines))
 
-    def _variables(self) -> dict[str, str]:
-        """Compose's own environment: the caller's, without a secret in it."""
+    def _variables(self, *secrets: str) -> dict[str, str]:
+        """Compose's own environment: the caller's, without a secret in it; `secrets` are names of further ones."""
         kept = {
             name: value
             for name, value in os.environ.items()
-            if name not in (*_SECRETS, *PROVIDER_CHOICES, *self._settings.keys)
+            if name not in (*_SECRETS, *PROVIDER_CHOICES, *self._settings.keys, *secrets)
         }
         kept["PADDOCK_ENV_FILE"] = str(self._env_file)
         kept["COMPOSE_PROGRESS"] = kept.get("COMPOSE_PROGRESS", "plain")
@@ -572,16 +568,18 @@ class ComposeStack:
         return uid, gid
 
     def _give(self, folder: Path, uid: int, gid: int) -> None:
-        os.chown(folder, uid, gid)
-        for path in folder.rglob("*"):
-            os.chown(path, uid, gid, follow_symlinks=False)
+        """By descriptors: an agent of before may have put links there, and one that still runs may do so now."""
+        for _, folders, files, descriptor in os.fwalk(folder, follow_symlinks=False):
+            os.fchown(descriptor, uid, gid)
+            for name in (*folders, *files):
+                os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
 
 
 class _ContainerProcess(AgentProcess):
     """An agent in a container: signals go to the container, since `docker compose run` does not pass them all on."""
 
-    def __init__(self, process: "subprocess.Popen[str]", docker: str, name: str) -> None:
-        super().__init__(process)
+    def __init__(self, process: "subprocess.Popen[str]", request: Request, docker: str, name: str) -> None:
+        super().__init__(process, request)
         self._docker = docker
         self._name = name
 
@@ -622,18 +620,6 @@ class BuildSteps:
             return ""
         self._told.add(identity)
         return text
-
-
-def _copied(file: Path, folder: Path) -> str:
-    """Copy a file into a run's state, under a name of its own; returns that name.
-
-    The folder was an agent's before, where the run is resumed: a file or a link that it left must not be written through.
-    """
-    name = f"mcp-{secrets.token_hex(8)}.json"
-    number = os.open(folder / name, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW, 0o600)
-    with open(number, "wb") as copy:
-        copy.write(file.read_bytes())
-    return name
 
 
 def _umask() -> str:

@@ -17,8 +17,11 @@ from rich.measure import Measurement
 from rich.segment import Segment
 from rich.text import Text
 
-# C0 but tab and line feed, DEL, C1; and what turns the direction of writing around, so that a line reads as another one.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+# C0 but tab and line feed, DEL, C1; what turns the direction of writing around or is not seen, so that a line reads as
+# another one; halves of surrogate pairs, which can't be printed. The runner's output.py has the same.
+_CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 
 def plain(text: str) -> str:
@@ -45,8 +48,9 @@ class _OnlyPlain(RenderHook):
         return [_Plain(one) for one in renderables]
 
 
-out = Console(highlight=False, soft_wrap=False)
-err = Console(stderr=True, highlight=False)
+# Without markup and emoji: `[link=…]` and `:key:` are what somebody has written.
+out = Console(highlight=False, soft_wrap=False, markup=False, emoji=False)
+err = Console(stderr=True, highlight=False, markup=False, emoji=False)
 for _console in (out, err):
     _console.push_render_hook(_OnlyPlain())
 

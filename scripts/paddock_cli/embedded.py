@@ -41,6 +41,7 @@ NO_FENCE = (
     "Running EMBEDDED, without Docker: the agent is a plain process of yours and is NOT fenced in. It can read your"
     " files and reach your network. For a first look and for tests; use Docker for real work."
 )
+_PID = "agent.pid"
 _TERMINALS = "agent.tmux"
 # What a process needs of the caller's environment; everything else, keys above all, stays behind.
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TERM", "SHELL")
@@ -206,22 +207,24 @@ class EmbeddedStack:
         variables = _passed(_PASSED, _PASSED_FOR_TLS) | self.client().variables()
         del variables["MLFLOW_TRACKING_URI"]
         if request.llm_key:
-            variables["LLM_API_KEY"] = request.llm_key
+            # Handed over by standard input.
+            del variables["LLM_API_KEY"]
         # Loopback must not go by a proxy that the caller has set for everything.
         variables |= {"PYTHONPATH": str(self._where.root / "agent"), "NO_PROXY": "127.0.0.1,localhost"}
         # A short path: that of a socket has at most 107 bytes.
         terminals = Path(tempfile.mkdtemp(prefix="paddock-tmux-"))
-        write_private(request.state / _TERMINALS, str(terminals))
+        write_private(self._beside(request.run_id, _TERMINALS), str(terminals))
         variables["TMUX_TMPDIR"] = str(terminals)
+        # Where the kernel has Landlock the agent writes into its workspace and temporary folders, and not into your home.
+        variables["PADDOCK_AGENT_WRITABLE"] = str(terminals)
         python = self._agent_python()
-        mcp = str(request.mcp or "")
-        arguments = request.arguments(str(request.workspace), str(request.state), mcp)
+        arguments = request.arguments(str(request.workspace), str(request.state))
         process = subprocess.Popen(
             # -P keeps the workspace, which is the current folder, off Python's path.
             [str(python), "-P", "-m", "paddock_agent", *arguments],
             env=variables,
             cwd=request.workspace,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -229,24 +232,28 @@ class EmbeddedStack:
             # Ctrl-C reaches the command line alone, which passes it on once.
             start_new_session=True,
         )
-        processes.note(request.state / "agent.pid", process.pid)
-        return _PlainProcess(process, terminals)
+        processes.note(self._beside(request.run_id, _PID), process.pid)
+        return _PlainProcess(process, request, terminals)
 
     def end_agents(self) -> int:
         """SIGTERM to each; the runner closes its trace as ERROR before it ends."""
         running = [
             known
-            for path in self._where.runs.glob("*/agent.pid")
+            for path in self._where.runs.glob(f"*.{_PID}")
             if (known := processes.noted(path)) is not None and known.process() is not None
         ]
         if running:
             with console.step(f"ending {len(running)} running agent(s)"):
                 for known in running:
                     processes.end(known, AGENT_GRACE_SECONDS)
-        for note in self._where.runs.glob(f"*/{_TERMINALS}"):
+        for note in self._where.runs.glob(f"*.{_TERMINALS}"):
             _end_terminals(Path(note.read_text()))
             note.unlink(missing_ok=True)
         return len(running)
+
+    def _beside(self, run_id: str, name: str) -> Path:
+        """A note on a run, beside its state folder: an agent writes what is in there, whichever way it runs."""
+        return self._where.runs / f"{run_id}.{name}"
 
     # Starting
 
@@ -421,8 +428,8 @@ class EmbeddedStack:
 class _PlainProcess(AgentProcess):
     """An agent without a container, which would end what the agent has started."""
 
-    def __init__(self, process: "subprocess.Popen[str]", terminals: Path) -> None:
-        super().__init__(process)
+    def __init__(self, process: "subprocess.Popen[str]", request: Request, terminals: Path) -> None:
+        super().__init__(process, request)
         self._terminals = terminals
 
     def wait(self) -> int:

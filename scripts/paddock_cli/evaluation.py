@@ -60,9 +60,7 @@ def show(server: Mlflow, traces: list[Trace]) -> None:
     """A table for each trace, with its link."""
     for trace in traces:
         console.out.print()
-        console.out.print(
-            f"{trace.trace_id}  {' '.join(trace.request.split())[:80]}", markup=False, soft_wrap=True
-        )
+        console.out.print(f"{trace.trace_id}  {' '.join(trace.request.split())[:80]}", soft_wrap=True)
         console.out.print(render.verdict_table({verdict.judge: verdict for verdict in trace.verdicts}))
         console.out.print(server.trace_link(trace.experiment_id, trace.trace_id), soft_wrap=True)
 

@@ -182,7 +182,7 @@ def budget_of(key: dict[str, Any]) -> str:
 
 def show_new(key: dict[str, Any], url: str) -> None:
     """The new key, and how to use it."""
-    console.out.print(key["key"], soft_wrap=True, markup=False)
+    console.out.print(key["key"], soft_wrap=True)
     limits = [
         f"{key[name]} {name.removesuffix('_per_minute')} a minute"
         for name in ("requests_per_minute", "tokens_per_minute")

@@ -5,8 +5,10 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from paddock_cli.errors import BadWorkspace, ComposeMissing, EngineMissing, NoSpace
+from paddock_cli.settings import Paths
 
 COMPOSE_MINIMUM = (2, 20)
 
@@ -102,11 +104,11 @@ def uplink_mtu() -> int | None:
     return None
 
 
-def workspace(folder: Path) -> Path:
+def workspace(folder: Path, where: Paths) -> Path:
     """The folder that the agent is to work in, resolved.
 
     Raises:
-        BadWorkspace: it is missing, no folder, or this user can't read and write it.
+        BadWorkspace: it is missing, no folder, this user can't read and write it, or it holds what no agent may have.
     """
     import os
 
@@ -122,6 +124,7 @@ def workspace(folder: Path) -> Path:
         raise BadWorkspace(f"to read and write {resolved}", "that your user may not", remedy)
     if resolved == Path(resolved.anchor):
         raise BadWorkspace("the folder of a project", "the whole file system", remedy)
+    _require_apart(resolved, where)
     if ":" in str(resolved):
         raise BadWorkspace(
             "a workspace without ':' in its path", str(resolved), "Docker can't mount it; rename it"
@@ -129,8 +132,31 @@ def workspace(folder: Path) -> Path:
     return resolved
 
 
-def mcp_file(path: Path) -> Path:
-    """A readable JSON file of MCP servers, resolved.
+def _require_apart(folder: Path, where: Paths) -> None:
+    """That an agent in this folder gets neither keys nor programs of ours to write, which run outside of its fence.
+
+    The sample projects of `demo` lie in the state folder; nothing else does.
+    """
+    ours = {
+        "Paddock itself": where.root,
+        "its state, with your keys": where.state,
+        "its settings file, with your keys": where.env_file,
+        "its programs": where.cache,
+    }
+    demo = (where.state / "demo").resolve()
+    for what, place in ours.items():
+        place = place.resolve()  # noqa: PLW2901
+        around, inside = place.is_relative_to(folder), folder.is_relative_to(place)
+        if around or (inside and demo not in folder.parents):
+            raise BadWorkspace(
+                "a workspace apart from Paddock's own folders",
+                f"{folder}, which {'holds' if around else 'lies in'} {what} ({place})",
+                "name the folder of a project: --workspace DIR; to work on Paddock itself, clone it to another place",
+            )
+
+
+def mcp_file(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A JSON file of MCP servers: its path, resolved, and what it holds.
 
     Raises:
         BadWorkspace: it is missing or no JSON object.
@@ -145,4 +171,4 @@ def mcp_file(path: Path) -> Path:
         raise BadWorkspace(f"{resolved} to be JSON", str(error), remedy) from None
     if not isinstance(found, dict):
         raise BadWorkspace(f"{resolved} to hold a JSON object", type(found).__name__, remedy)
-    return resolved
+    return resolved, found

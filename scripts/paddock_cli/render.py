@@ -30,6 +30,10 @@ class LiveRun(Watcher):
                 f"  endpoint {line.endpoint}  model {line.model}  tools {', '.join(line.tools)}",
             )
         )
+        if line.isolation is not None:
+            self._console.print(Text(f"fence  {line.isolation.walls()}", style="dim"), soft_wrap=True)
+            for lacking in line.isolation.lacking():
+                self._console.print(Text(f"no fence: {lacking}", style="yellow"), soft_wrap=True)
 
     def event(self, line: dict[str, Any]) -> None:
         """What happened, in one line."""

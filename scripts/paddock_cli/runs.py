@@ -26,6 +26,64 @@ TraceId = Annotated[str, Field(pattern=r"^tr-[0-9a-f]{1,64}$")]
 """It becomes part of an address that the administrator's credentials are sent to, and an agent's word for it."""
 
 
+class Landlock(BaseModel):
+    """The kernel's second wall, as the runner found it; `abi` None where there is none."""
+
+    applied: bool = False
+    abi: int | None = None
+    reason: str = ""
+    signals_held: bool = False
+
+
+class Isolation(BaseModel):
+    """What the runner saw of its fence from inside; None where it could not tell."""
+
+    model_config = ConfigDict(extra="allow")
+
+    landlock: Landlock = Landlock()
+    runtime: str = "unknown"
+    container: bool = False
+    seccomp: str = "unknown"
+    no_new_privs: bool | None = None
+    uid: int = -1
+    capabilities: list[str] | None = None
+    read_only_root: bool | None = None
+    default_route: bool | None = None
+
+    def walls(self) -> str:
+        """Those that stand, in one line."""
+        lock = self.landlock
+        standing = {
+            "container": self.container,
+            f"runtime {self.runtime}": self.runtime != "unknown",
+            f"Landlock ABI {lock.abi}": lock.applied,
+            f"seccomp {self.seccomp}": self.seccomp in ("filter", "strict"),
+            "no new privileges": self.no_new_privs is True,
+            "no capabilities": self.capabilities == [],
+            f"uid {self.uid}": self.uid > 0,
+            "read-only root": self.read_only_root is True,
+            "no default route": self.default_route is False,
+        }
+        return " · ".join(name for name, stands in standing.items() if stands) or "none"
+
+    def lacking(self) -> list[str]:
+        """Those that don't, each with what is known of it."""
+        lock = self.landlock
+        held = self.capabilities or []
+        missing = {
+            "not in a container": not self.container,
+            f"no Landlock: {lock.reason}": not lock.applied,
+            f"Landlock: {lock.reason}": lock.applied and bool(lock.reason),
+            f"seccomp {self.seccomp}": self.seccomp not in ("filter", "strict"),
+            "new privileges can be had": self.no_new_privs is False,
+            f"capabilities: {', '.join(held) if len(held) <= 5 else len(held)}": bool(held),
+            "uid 0": self.uid == 0,
+            "the root file system can be written": self.read_only_root is False,
+            "there is a route out": self.default_route is True,
+        }
+        return [name for name, lacks in missing.items() if lacks]
+
+
 class Started(BaseModel):
     """The runner's first line."""
 
@@ -38,6 +96,7 @@ class Started(BaseModel):
     tools: list[str] = []
     resumed: bool = False
     experiment_id: str | None = None
+    isolation: Isolation | None = None
 
 
 class Tokens(BaseModel):
@@ -193,10 +252,14 @@ def note(where: Paths, request: Request, stack_kind: str) -> None:
         json.dumps(
             {
                 "run_id": request.run_id,
-                "task": request.task,
+                "task": request.begun_with or request.task,
                 "workspace": str(request.workspace),
                 "endpoint": request.endpoint,
                 "tools": request.tools,
+                "tags": list(request.tags),
+                # A file and names: the values stand in neither note nor state.
+                "mcp": str(request.mcp_file) if request.mcp_file else None,
+                "secrets": sorted(request.secrets),
                 "stack": stack_kind,
                 "began": time.time(),
             }

@@ -1,12 +1,14 @@
 """What both ways of running offer: the verbs that the commands are made of."""
 
+import contextlib
+import json
 import signal
 import subprocess
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 DEFAULT_TOOLS = "terminal,file_editor,task_tracker"
 MAX_LINE = 64 * 1024 * 1024
@@ -68,16 +70,33 @@ class Request:
     timeout: int | None = None
     max_output_tokens: int | None = None
     tools: str = DEFAULT_TOOLS
-    mcp: Path | None = None
+    mcp: dict[str, Any] | None = field(default=None, repr=False)
+    """MCP servers, whose variables and headers may hold keys."""
+    mcp_file: Path | None = None
+    """Where they were read from."""
     user: str = ""
     tags: tuple[str, ...] = ()
     resume: bool = False
     llm_key: str = field(default="", repr=False)
     """The run's own key for the gateway; without one the agent has the stack's identity."""
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    """What the agent's tools get by name, and nobody gets to see."""
+    begun_with: str = ""
+    """The task of a run that is resumed."""
 
-    def arguments(self, workspace: str, state: str, mcp: str) -> list[str]:
+    def handover(self) -> str:
+        """What the runner reads from standard input: all that no argument, environment or file is to hold."""
+        given = {
+            "llm_api_key": self.llm_key,
+            "secrets": self.secrets,
+            "mcp": self.mcp,
+            "task": self.begun_with,
+        }
+        return json.dumps({name: value for name, value in given.items() if value})
+
+    def arguments(self, workspace: str, state: str) -> list[str]:
         """The runner's arguments, with the folders as the agent sees them."""
-        arguments = ["--output", "jsonl", "--workspace", workspace, "--state-dir", state]
+        arguments = ["--output", "jsonl", "--handover", "--workspace", workspace, "--state-dir", state]
         arguments += ["--endpoint", self.endpoint, "--tools", self.tools]
         arguments += ["--resume", self.run_id] if self.resume else ["--run-id", self.run_id]
         if self.max_iterations is not None:
@@ -86,8 +105,6 @@ class Request:
             arguments += ["--timeout", str(self.timeout)]
         if self.max_output_tokens is not None:
             arguments += ["--max-output-tokens", str(self.max_output_tokens)]
-        if self.mcp is not None:
-            arguments += ["--mcp", mcp]
         if self.user:
             arguments += ["--user", self.user]
         for tag in self.tags:
@@ -99,9 +116,14 @@ class Request:
 class AgentProcess:
     """A running agent: its lines, its end, and a way to signal it."""
 
-    def __init__(self, process: "subprocess.Popen[str]") -> None:
+    def __init__(self, process: "subprocess.Popen[str]", request: Request | None = None) -> None:
+        """`process` reads its handover from standard input where it is a pipe."""
         self._process = process
         self._errors: list[str] = []
+        self._hidden = tuple(request.secrets.values()) if request else ()
+        if request is not None and process.stdin is not None:
+            # From a thread: it may be more than a pipe holds, before anybody reads it.
+            threading.Thread(target=self._hand_over, args=[request.handover()], daemon=True).start()
         # Read beside standard output: a full pipe would stop the agent.
         self._reader = threading.Thread(target=self._drain, daemon=True)
         self._reader.start()
@@ -127,9 +149,18 @@ class AgentProcess:
         if self._process.poll() is None:
             self._process.send_signal(number)
 
+    def _hand_over(self, text: str) -> None:
+        assert self._process.stdin is not None
+        # An agent that has ended already tells why itself.
+        with contextlib.suppress(OSError), self._process.stdin as stream:
+            stream.write(text)
+
     def _drain(self) -> None:
         assert self._process.stderr is not None
         while line := self._process.stderr.readline(_MAX_ERROR):
+            # The runner hides secrets in what it says; libraries write here too.
+            for secret in self._hidden:
+                line = line.replace(secret, "<secret-hidden>")
             self._errors.append(line.rstrip())
             del self._errors[:-200]
 

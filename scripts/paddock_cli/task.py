@@ -1,6 +1,7 @@
 """`./paddock run`: a task from its words to its verdicts."""
 
 import json
+import os
 import re
 import uuid
 from dataclasses import asdict, dataclass, field, replace
@@ -13,11 +14,15 @@ from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
 from paddock_cli.processes import owner_name
 from paddock_cli.run_keys import RunKey
 from paddock_cli.runs import Result
-from paddock_cli.settings import Paths
+from paddock_cli.settings import PROVIDER_KEYS, Paths, read_env_file
 from paddock_cli.stack import DEFAULT_TOOLS, Request, Stack
 
 MAX_TASK_BYTES = 100_000
 """Linux passes no longer argument than 128 KiB to a program."""
+SHORTEST_SECRET = 8
+"""Characters; the runner's own bound."""
+_OWN_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")
 KNOWN_TOOLS = ("terminal", "file_editor", "task_tracker", "glob", "grep", "browser")
 _ENDPOINT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}")
 
@@ -39,6 +44,8 @@ class Order:
     resume: str | None = None
     user: str | None = None
     tags: list[str] = field(default_factory=list)
+    secrets: list[str] = field(default_factory=list)
+    """Names of variables, whose values stand in the caller's environment or the settings file."""
 
 
 @dataclass(frozen=True)
@@ -119,10 +126,12 @@ def request_of(order: Order, where: Paths) -> Request:
             raise UsageFailed("--tag NAME=VALUE", repr(tag), "write it like --tag team=web")
     run_keys.parse_budget(order.budget)
     run_id = order.resume or str(uuid.uuid4())
+    mcp = order.mcp or (Path(before["mcp"]) if before.get("mcp") else None)
+    mcp_file, servers = preflight.mcp_file(mcp) if mcp else (None, None)
     return Request(
         run_id=run_id,
         task=order.task.strip(),
-        workspace=preflight.workspace(order.workspace or Path(before.get("workspace") or Path.cwd())),
+        workspace=preflight.workspace(order.workspace or Path(before.get("workspace") or Path.cwd()), where),
         state=where.runs / run_id,
         endpoint=endpoint,
         max_iterations=order.max_iterations,
@@ -130,11 +139,56 @@ def request_of(order: Order, where: Paths) -> Request:
         max_output_tokens=order.max_output_tokens
         or (run_keys.BUDGET_OUTPUT_TOKENS if order.budget is not None else None),
         tools=",".join(name.strip() for name in tools.split(",")),
-        mcp=preflight.mcp_file(order.mcp) if order.mcp else None,
+        mcp=servers,
+        mcp_file=mcp_file,
         user=order.user or owner_name(),
-        tags=tuple(order.tags),
+        tags=tuple(order.tags or before.get("tags") or ()),
         resume=order.resume is not None,
+        secrets=declared_secrets([*order.secrets, *(before.get("secrets") or [])], where),
+        begun_with=before.get("task") or "",
     )
+
+
+def declared_secrets(names: list[str], where: Paths) -> dict[str, str]:
+    """The values of --secret NAME.
+
+    Raises:
+        UsageFailed: a name or a value can't be used; the text holds no value.
+    """
+    written = read_env_file(where.env_file) if names else {}
+    found = {}
+    for name in names:
+        if "=" in name:
+            raise UsageFailed(
+                "--secret NAME, without a value",
+                f"a value after {name.partition('=')[0]!r}",
+                "every user of the machine can read arguments: set the variable in the shell or in .env, and name it",
+            )
+        if not _VARIABLE.fullmatch(name):
+            raise UsageFailed(
+                "--secret NAME, a variable's name", repr(name), "write it like --secret GITHUB_TOKEN"
+            )
+        value = os.environ.get(name) or written.get(name, "")
+        if not value:
+            raise UsageFailed(
+                f"the variable {name} in the shell or in {where.env_file}",
+                "none, or an empty one",
+                f"export {name}, or write it into the file",
+            )
+        if len(value) < SHORTEST_SECRET:
+            raise UsageFailed(
+                f"a secret {name} of at least {SHORTEST_SECRET} characters",
+                f"{len(value)}",
+                "hiding it would hide ordinary words; choose a longer one",
+            )
+        if name in PROVIDER_KEYS or name in _OWN_SECRETS:
+            raise UsageFailed(
+                "a secret for the agent's tools",
+                f"{name}, a key of the stack's own",
+                "an agent needs none of them; give it a key of its own under another name",
+            )
+        found[name] = value
+    return found
 
 
 def _note_of(order: Order, where: Paths) -> dict[str, Any]:

@@ -74,7 +74,7 @@ def test_a_killed_agent_can_be_resumed_from_where_it_was(product: Product, tmp_p
     runs = Path(product.env["PADDOCK_STATE_DIR"]) / "runs"
     from paddock_cli import processes
 
-    pids = {path: processes.noted(path) for path in runs.glob("*/agent.pid")}
+    pids = {path: processes.noted(path) for path in runs.glob("*.agent.pid")}
     path, known = next((path, known) for path, known in pids.items() if known and known.process())
 
     os.kill(known.pid, signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_a_killed_agent_can_be_resumed_from_where_it_was(product: Product, tmp_p
 
     assert call.returncode == 31
     resumed = product.paddock(
-        "run", "--resume", path.parent.name, "--judge-timeout", "0", "--json", timeout=240
+        "run", "--resume", path.name.removesuffix(".agent.pid"), "--judge-timeout", "0", "--json", timeout=240
     )
     assert resumed.code == 0, resumed.err
     require_every_step_once(steps, done)

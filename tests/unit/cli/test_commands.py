@@ -313,11 +313,12 @@ def test_the_report_is_one_json_document():
 
 
 def test_the_current_folder_is_the_workspace(where, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+    (tmp_path / "project").mkdir()
+    monkeypatch.chdir(tmp_path / "project")
 
     request = task.request_of(Order("do it"), where)
 
-    assert request.workspace == tmp_path
+    assert request.workspace == tmp_path / "project"
     assert (request.endpoint, request.tools) == ("coder", "terminal,file_editor,task_tracker")
     assert request.user
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from paddock_cli.compose import BuildSteps, ComposeStack, _bytes, _copied, _json_lines
+from paddock_cli.compose import BuildSteps, ComposeStack, _bytes, _json_lines
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import load
 from paddock_cli.stack import Request
@@ -308,16 +308,33 @@ def test_an_agent_runs_in_its_own_container_as_the_caller(make, calls, docker, t
     assert "agent" in arguments[arguments.index("run") :]
 
 
-def test_a_runs_key_is_in_the_environment_of_its_call_alone(make, calls, docker, tmp_path):
-    make().start_agent(request(tmp_path, llm_key="pdk_of-the-run")).wait()
-    make().start_agent(request(tmp_path)).wait()
+def test_keys_and_secrets_reach_the_runner_by_standard_input_alone(
+    make, calls, docker, tmp_path, monkeypatch
+):
+    """Arguments are seen by every user of the machine, an environment by `docker inspect`, and files stay."""
+    monkeypatch.setenv("DEPLOY_TOKEN", "a-secret-of-the-caller")
+    engine, taken = tmp_path / "bin" / "docker", tmp_path / "taken"
+    reading = f"if '--handover' in arguments: open({str(taken)!r}, 'w').write(sys.stdin.read())\n"
+    engine.write_text(engine.read_text().replace("def after", reading + "\ndef after", 1))
+    wanted = request(
+        tmp_path,
+        llm_key="pdk_of-the-run",
+        secrets={"DEPLOY_TOKEN": "a-secret-of-the-caller"},
+        mcp={"mcpServers": {"one": {"command": "x", "env": {"KEY": "a-secret-of-the-server"}}}},
+    )
 
-    with_key, without = compose_calls(calls, docker, "run")
-    assert with_key["env"]["PADDOCK_RUN_KEY"] == "pdk_of-the-run"
-    assert "pdk_of-the-run" not in " ".join(with_key["arguments"])
-    assert "PADDOCK_RUN_KEY" not in without["env"]
-    compose_file = Path(__file__).resolve().parents[3] / "docker-compose.yml"
-    assert "${PADDOCK_RUN_KEY:-" in compose_file.read_text()
+    make().start_agent(wanted).wait()
+
+    call = compose_calls(calls, docker, "run")[0]
+    kept = "".join(path.read_text() for path in (tmp_path / "state").rglob("*") if path.is_file())
+    for secret in ("pdk_of-the-run", "a-secret-of-the-caller", "a-secret-of-the-server"):
+        assert secret not in " ".join(call["arguments"]) + json.dumps(call["env"]) + kept
+    assert json.loads(taken.read_text()) == {
+        "llm_api_key": "pdk_of-the-run",
+        "secrets": {"DEPLOY_TOKEN": "a-secret-of-the-caller"},
+        "mcp": {"mcpServers": {"one": {"command": "x", "env": {"KEY": "a-secret-of-the-server"}}}},
+    }
+    assert "--handover" in call["arguments"]
 
 
 def test_the_browser_tool_takes_the_larger_image(make, calls, docker, tmp_path):
@@ -336,6 +353,23 @@ def test_root_runs_the_agent_as_the_workspace_owner_and_gives_it_its_state(make,
     arguments = compose_calls(calls, docker, "run")[0]["arguments"]
     assert arguments[arguments.index("--user") + 1] == "1234:1235"
     assert (wanted.state.stat().st_uid, wanted.state.stat().st_gid) == (1234, 1235)
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_links_that_an_agent_left_in_its_state_are_not_followed(make, calls, docker, tmp_path):
+    wanted = request(tmp_path)
+    os.chown(wanted.workspace, 1234, 1235)
+    mine = tmp_path / "mine"
+    (mine / "below").mkdir(parents=True)
+    (wanted.state / "link").symlink_to(mine)
+    (wanted.state / "mcp.json").symlink_to(mine / "below")
+    (wanted.state / "folder").mkdir()
+
+    make().start_agent(wanted).wait()
+
+    assert (wanted.state / "folder").stat().st_uid == 1234
+    assert (wanted.state / "link").lstat().st_uid == 1234
+    assert {path.stat().st_uid for path in (mine, mine / "below")} == {0}
 
 
 def test_down_ends_agents_before_it_takes_the_stack_away(make, calls, docker, answers):
@@ -377,20 +411,3 @@ def test_both_forms_of_compose_lists_are_read():
 )
 def test_sizes(text, value):
     assert _bytes(text) == value
-
-
-def test_what_an_agent_left_in_its_state_is_not_written_through(tmp_path):
-    """The folder of a resumed run was the agent's: a link there must not lead the command line anywhere."""
-    (tmp_path / "mine.json").write_text("{}")
-    precious = tmp_path / "authorized_keys"
-    precious.write_text("precious")
-    state = tmp_path / "state"
-    state.mkdir()
-    (state / "mcp.json").symlink_to(precious)
-
-    name = _copied(tmp_path / "mine.json", state)
-
-    assert precious.read_text() == "precious"
-    assert (state / name).read_text() == "{}"
-    assert (state / name).stat().st_mode & 0o777 == 0o600
-    assert name != _copied(tmp_path / "mine.json", state)

@@ -279,13 +279,16 @@ def test_a_run_with_a_budget_that_is_none_is_refused_before_anything(where, tmp_
 
 
 def test_a_budget_bounds_what_one_call_reserves(where, tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+
     def asked(**changes):
-        return task.request_of(task.Order(task="t", workspace=tmp_path, **changes), where)
+        return task.request_of(task.Order(task="t", workspace=project, **changes), where)
 
     assert asked().max_output_tokens is None
     assert asked(budget="0.50").max_output_tokens == run_keys.BUDGET_OUTPUT_TOKENS
     assert asked(budget="0.50", max_output_tokens=2000).max_output_tokens == 2000
-    arguments = asked(budget="0.50").arguments("/workspace", "/state", "")
+    arguments = asked(budget="0.50").arguments("/workspace", "/state")
     assert arguments[arguments.index("--max-output-tokens") + 1] == "8192"
 
 
@@ -293,7 +296,7 @@ def test_a_runs_key_is_in_no_argument_and_no_representation(tmp_path):
     made = request(tmp_path, llm_key="pdk_secret")
 
     assert "pdk_secret" not in repr(made)
-    assert "pdk_secret" not in " ".join(made.arguments("/workspace", "/state", ""))
+    assert "pdk_secret" not in " ".join(made.arguments("/workspace", "/state"))
 
 
 @pytest.mark.parametrize(

@@ -78,41 +78,72 @@ def test_too_little_space_is_told_with_both_figures(monkeypatch, tmp_path):
     preflight.require_space(tmp_path, 1024**3)
 
 
-def test_a_workspace_is_resolved(tmp_path):
+def test_a_workspace_is_resolved(where, tmp_path):
     (tmp_path / "project").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "project")
 
-    assert preflight.workspace(tmp_path / "link") == tmp_path / "project"
+    assert preflight.workspace(tmp_path / "link", where) == tmp_path / "project"
 
 
 @pytest.mark.parametrize("name", ["missing", "file", "with:colon"])
-def test_a_workspace_that_cannot_be_used_is_refused(tmp_path, name):
+def test_a_workspace_that_cannot_be_used_is_refused(where, tmp_path, name):
     (tmp_path / "file").touch()
     (tmp_path / "with:colon").mkdir()
 
     with pytest.raises(BadWorkspace, match=name):
-        preflight.workspace(tmp_path / name)
+        preflight.workspace(tmp_path / name, where)
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
-def test_a_folder_of_somebody_else_is_refused(tmp_path):
+def test_a_folder_of_somebody_else_is_refused(where, tmp_path):
     folder = tmp_path / "closed"
     folder.mkdir(mode=0o500)
 
     with pytest.raises(BadWorkspace, match="may not"):
-        preflight.workspace(folder)
+        preflight.workspace(folder, where)
 
 
-def test_the_whole_file_system_is_no_workspace():
+def test_the_whole_file_system_is_no_workspace(where):
     with pytest.raises(BadWorkspace, match="whole file system"):
-        preflight.workspace(Path("/"))
+        preflight.workspace(Path("/"), where)
 
 
-def test_a_folder_that_the_user_may_not_write_is_refused(tmp_path, monkeypatch):
+def test_a_folder_that_the_user_may_not_write_is_refused(where, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda _path, mode: not mode & os.W_OK)
 
     with pytest.raises(BadWorkspace, match="may not"):
-        preflight.workspace(tmp_path)
+        preflight.workspace(tmp_path, where)
+
+
+def _is_refused(folder, where):
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        preflight.workspace(folder, where)
+    except BadWorkspace as error:
+        return "apart from Paddock's own folders" in error.expected
+    return False
+
+
+def test_a_workspace_with_keys_or_programs_of_ours_is_refused(where, tmp_path, monkeypatch):
+    """An agent in there would read the provider's key, or write what runs outside of its fence the next time."""
+    settings = tmp_path / "settings"
+    settings.mkdir()
+    monkeypatch.setenv("PADDOCK_ENV_FILE", str(settings / "mine.env"))
+    (tmp_path / "link").symlink_to(where.root)
+
+    refused = {
+        "the checkout": where.root,
+        "a part of it": where.root / "scripts" / "paddock_cli",
+        "around it": tmp_path,
+        "the state": where.state,
+        "another run's state": where.runs / "some-run",
+        "the programs": where.cache / "venvs",
+        "around the settings file": settings,
+        "by a link": tmp_path / "link",
+    }
+    assert [name for name, folder in refused.items() if not _is_refused(folder, where)] == []
+    allowed = [tmp_path / "project", where.state / "demo" / "20260101-abc" / "tide-tables"]
+    assert [folder for folder in allowed if _is_refused(folder, where)] == []
 
 
 @pytest.mark.parametrize(("text", "told"), [("{", "JSON"), ("[]", "object"), (None, "No such file")])

@@ -172,15 +172,14 @@ def test_a_note_is_kept_for_a_resume(where, tmp_path):
 
 def test_arguments_of_the_runner(tmp_path):
     arguments = request(
-        tmp_path, task="-x", max_iterations=3, timeout=9, mcp=tmp_path / "m", user="ann", tags=("a=b", "c=d")
-    ).arguments("/workspace", "/state", "/mcp")
+        tmp_path, task="-x", max_iterations=3, timeout=9, user="ann", tags=("a=b", "c=d")
+    ).arguments("/workspace", "/state")
 
     assert arguments[-2:] == ["--", "-x"]
     for pair in (
         ("--run-id", "r-1"),
         ("--max-iterations", "3"),
         ("--timeout", "9"),
-        ("--mcp", "/mcp"),
         ("--user", "ann"),
     ):
         assert arguments[arguments.index(pair[0]) + 1] == pair[1]
@@ -188,7 +187,7 @@ def test_arguments_of_the_runner(tmp_path):
 
 
 def test_a_resume_without_a_task_sends_no_message(tmp_path):
-    arguments = request(tmp_path, task="", resume=True).arguments("/w", "/s", "")
+    arguments = request(tmp_path, task="", resume=True).arguments("/w", "/s")
 
     assert "--" not in arguments
     assert "--run-id" not in arguments
