@@ -75,7 +75,9 @@ class Product:
         )
         return Answer(done.returncode, done.stdout, done.stderr)
 
-    def start(self, *arguments: str, cwd: Path | None = None) -> "subprocess.Popen[str]":
+    def start(
+        self, *arguments: str, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
         """Call `./paddock` and go on."""
         return subprocess.Popen(
             [str(ROOT / "paddock"), *arguments],
@@ -83,7 +85,7 @@ class Product:
             stderr=subprocess.PIPE,
             text=True,
             cwd=cwd,
-            env=self._variables(),
+            env=self._variables() | (env or {}),
         )
 
     def api(self, method: str, path: str, **arguments: Any) -> dict[str, Any]:

@@ -39,8 +39,9 @@ def test_the_agent_of_a_run_has_no_key_of_a_provider(product: Product, tmp_path:
     spans = product.api(
         "GET", f"/ajax-api/3.0/mlflow/get-trace-artifact?request_id={answer.document['run']['trace_id']}"
     )
-    # The run's own key, which is worth nothing by now.
-    assert "LLM_API_KEY=pdk_" in str(spans)
+    # Nor of the run itself: that one reached the runner by standard input.
+    assert "pdk_" not in str(spans)
+    assert "HOME=/home/agent" in str(spans)
     key = next(key for key in run_keys(product) if key["id"] == answer.document["budget"]["key_id"])
     assert key["state"] == "revoked"
     assert "sk-canary" not in str(spans)
