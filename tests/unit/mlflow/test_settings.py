@@ -116,7 +116,7 @@ def test_a_users_mistake_ends_with_a_line_and_no_stack_trace(
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert done.returncode == 1
@@ -131,7 +131,7 @@ def test_a_command_without_its_secrets_says_which(tmp_path: Path, root: Path) ->
         env=environment,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
