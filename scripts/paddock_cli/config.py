@@ -79,7 +79,7 @@ def validate(file: Path | None) -> tuple[Path, validation.Checked]:
         BadConfiguration: it has mistakes; they have been shown.
     """
     where = paths()
-    settings = load(where)
+    settings = load(where, beside=file)
     path = file or settings.gateway_config
     return path, _checked(path, _STAND_IN | _variables(settings))
 
@@ -93,7 +93,7 @@ def session(file: Path | None) -> Session:
     from paddock_cli.mlflow_api import Mlflow
 
     where = paths()
-    settings = load(where)
+    settings = load(where, beside=file)
     path = file or settings.gateway_config
     # Before the stack is asked: a slip in the file should not first need a stack.
     _checked(path, _STAND_IN | _variables(settings))

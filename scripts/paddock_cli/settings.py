@@ -89,8 +89,11 @@ class Settings:
     """Those of both that came from the shell, now or at an earlier start, and don't stand in `.env`."""
 
 
-def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
+def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | None = None) -> Settings:
     """Read and check the settings.
+
+    Args:
+        beside: a configuration that is looked at without being GATEWAY_CONFIG: the secrets that it names count too.
 
     Raises:
         BadSettings: a value can't be used; the text names the variable.
@@ -101,7 +104,8 @@ def load(where: Paths, environ: dict[str, str] | None = None) -> Settings:
     earlier = read_env_file(where.state / _REMEMBERED)
     # A path is the checkout's, as for Compose, wherever the call comes from.
     gateway_config = where.root / (values.get(GATEWAY_CONFIG) or "mlflow/gateway.yaml")
-    keys = tuple(dict.fromkeys([*PROVIDER_KEYS, *_secrets_named_in(gateway_config)]))
+    named = [*_secrets_named_in(gateway_config), *(_secrets_named_in(beside) if beside else ())]
+    keys = tuple(dict.fromkeys([*PROVIDER_KEYS, *named]))
     remembered = {
         name: value
         for name in (*keys, *PROVIDER_CHOICES)

@@ -132,6 +132,22 @@ def test_secrets_that_the_configuration_names_are_keys_too(where):
     assert load(where, {}).keys == {"SOME_API_KEY": "from-shell"}
 
 
+def test_secrets_of_a_file_that_is_looked_at_beside_it_count_too(where, tmp_path):
+    other = tmp_path / "other.yaml"
+    other.write_text(
+        "providers:\n  x: {kind: mistral, secret: SOME_API_KEY}\n  y: {kind: xai, secret: OTHER_API_KEY}\n"
+    )
+    (where.root / ".env").write_text("OTHER_API_KEY=from-file\n")
+    shell = {"SOME_API_KEY": "from-shell"}
+
+    assert load(where, shell).keys == {}
+    assert load(where, shell, beside=other).keys == {
+        "SOME_API_KEY": "from-shell",
+        "OTHER_API_KEY": "from-file",
+    }
+    assert load(where, shell, beside=tmp_path / "none.yaml").keys == {}
+
+
 def test_a_configuration_that_is_missing_is_refused(where):
     with pytest.raises(BadSettings, match="GATEWAY_CONFIG to name a readable file"):
         load(where, {"GATEWAY_CONFIG": "./no-such.yaml"})
