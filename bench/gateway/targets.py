@@ -218,6 +218,7 @@ def paddock(folder: Path, python: Path, provider: Provider, database: Postgres) 
             "LISTEN_HOST": "127.0.0.1",
             "LISTEN_PORT": str(port),
             "MLFLOW_URL": address,
+            "RUN_KEYS_NEED_GATE": "false",
             "LLM_BASE_URL": provider.base,
             "CODER_MODEL": f"custom/{MODEL}",
             "HEARTBEAT_FILE": str(folder / "heartbeat"),

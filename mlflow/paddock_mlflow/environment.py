@@ -11,7 +11,7 @@ import tempfile
 import uuid
 from pathlib import Path
 
-from paddock_mlflow import encryption, prices
+from paddock_mlflow import encryption, exposure, prices
 from paddock_mlflow.settings import Settings
 
 JUDGE_JOB = "paddock_judge_trace"
@@ -38,7 +38,8 @@ def export_web(settings: Settings) -> None:
             "MLFLOW_CRYPTO_KEK_VERSION": str(passphrase.version),
             "MLFLOW_FLASK_SERVER_SECRET_KEY": settings.secret("flask_secret_key"),
             "MLFLOW_BASIC_AUTH_FAIL_CLOSED": "true",
-            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(_allowed_hosts(settings)),
+            "MLFLOW_SERVER_ALLOWED_HOSTS": ",".join(exposure.allowed_hosts(settings)),
+            "MLFLOW_SERVER_CORS_ALLOWED_ORIGINS": ",".join(exposure.allowed_origins(settings)),
             # Guardrails that ask a judge call the gateway in this name.
             "MLFLOW_TRACKING_USERNAME": settings.judge_user,
             "MLFLOW_TRACKING_PASSWORD": os.environ["_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN"],
@@ -88,11 +89,6 @@ def common(settings: Settings) -> dict[str, str]:
                 "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
             }
     return variables
-
-
-def _allowed_hosts(settings: Settings) -> list[str]:
-    own = ["mlflow", "mlflow:*", "localhost", "localhost:*", "127.0.0.1", "127.0.0.1:*", "[::1]", "[::1]:*"]
-    return own + [host.strip() for host in settings.allowed_hosts.split(",") if host.strip()]
 
 
 def _auth_config(settings: Settings) -> Path:

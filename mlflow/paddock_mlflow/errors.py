@@ -2,6 +2,7 @@
 
 PaddockError
 ├── SettingsError        a setting is missing or makes no sense
+├── TooManyLogins        too many wrong passwords (logins.py)
 ├── IncompatibleMlflow   the installed MLflow is not a release that this plugin was checked with
 └── SetupError           a store or a server refused a step of the set-up
 """

@@ -31,7 +31,10 @@ from werkzeug.datastructures import Authorization
 
 from paddock_mlflow import keys
 from paddock_mlflow.database import engine
+from paddock_mlflow.gateway.errors import RUN_KEY_ELSEWHERE
 from paddock_mlflow.ledger.types import KeyCredential, UserCredential
+from paddock_mlflow.logins import Attempts, TooManyLogins
+from paddock_mlflow.proxies import ORIGIN
 from paddock_mlflow.settings import load
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +50,9 @@ KEY: ContextVar[keys.Key | None] = ContextVar("paddock_key", default=None)
 """The key that `authenticate` accepted for this request."""
 
 
+_ATTEMPTS = Attempts()
+
+
 def identify(headers: Mapping[str, str], path: str) -> KeyCredential | UserCredential | None:
     """The caller, by headers whose names are in lower case; None for a stranger and for a wrong password.
 
@@ -55,6 +61,7 @@ def identify(headers: Mapping[str, str], path: str) -> KeyCredential | UserCrede
 
     Raises:
         OperationalError, DBAPIError, MlflowException: the users' database does not answer.
+        TooManyLogins: there were too many wrong passwords.
     """
     on_gateway = path.startswith(GATEWAY)
     header = (on_gateway and headers.get(MLFLOW_GATEWAY_AUTH_HEADER.lower())) or headers.get("authorization")
@@ -63,7 +70,7 @@ def identify(headers: Mapping[str, str], path: str) -> KeyCredential | UserCrede
         user = _user_of_password(credentials.strip(), on_gateway)
         return UserCredential(user) if user is not None else None
     if key := key_of(headers, path):
-        return KeyCredential(keys.digest(key))
+        return KeyCredential(keys.digest(key), ORIGIN.get().opens_run_keys)
     return None
 
 
@@ -95,10 +102,10 @@ def authenticate() -> Authorization | Response:
                 return auth.make_basic_auth_response()
             case UserCredential(username):
                 pass
-            case KeyCredential(sha256):
+            case KeyCredential() as credential:
                 with engine(load().tracking_database).connect() as connection:
-                    key = keys.find(connection, sha256)
-                refusal = _refusal(key, request.path, headers.get("x-mlflow-experiment-id", ""))
+                    key = keys.find(connection, credential.sha256)
+                refusal = _refusal(key, credential, request.path, headers.get("x-mlflow-experiment-id", ""))
                 if refusal is not None:
                     return refusal
                 assert key is not None
@@ -115,6 +122,10 @@ def authenticate() -> Authorization | Response:
                 f"expected a key of a user who is no administrator, found {key.id} of {username}, who became one;"
                 " ask for a key of another user",
             )
+    except TooManyLogins as error:
+        answer = _answer(request.path, 429, "REQUEST_LIMIT_EXCEEDED", str(error))
+        answer.headers["Retry-After"] = str(error.retry_after)
+        return answer
     except (OperationalError, DBAPIError, PoolTimeoutError):
         _logger.warning("the database of users and keys does not answer", exc_info=True)
         return _unavailable()
@@ -126,7 +137,9 @@ def authenticate() -> Authorization | Response:
     return Authorization("basic", {"username": username, "password": None})
 
 
-def _refusal(key: keys.Key | None, path: str, experiment_id: str) -> Response | None:
+def _refusal(
+    key: keys.Key | None, credential: KeyCredential, path: str, experiment_id: str
+) -> Response | None:
     """Why a key does not open a path; None where it does."""
     if key is None:
         return _unauthorized(
@@ -141,6 +154,8 @@ def _refusal(key: keys.Key | None, path: str, experiment_id: str) -> Response | 
             "PERMISSION_DENIED",
             f"expected a path that keys open, found {path}; people use their name and password here",
         )
+    if key.run_id is not None and not credential.opens_run_keys:
+        return _answer(path, 403, "PERMISSION_DENIED", RUN_KEY_ELSEWHERE.format(key_id=key.id))
     match key.state():
         case "revoked":
             return _unauthorized(
@@ -181,7 +196,14 @@ def _user_of_password(credentials: str, on_gateway: bool) -> str | None:
     token = _MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN.get()
     if on_gateway and token and hmac.compare_digest(password.encode(), token.encode()):
         return user
-    return user if auth._authenticate_cached(user, password) else None
+    origin = ORIGIN.get()
+    accepted = _ATTEMPTS.check(
+        user,
+        origin.address,
+        lambda: auth._authenticate_cached(user, password) is not None,
+        local=origin.local,
+    )
+    return user if accepted else None
 
 
 def _unauthorized(path: str, message: str) -> Response:

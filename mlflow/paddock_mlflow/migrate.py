@@ -11,6 +11,7 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import make_url
 
+from paddock_mlflow import exposure
 from paddock_mlflow.settings import Settings
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +28,9 @@ def migrate(settings: Settings) -> None:
         _upgrade_db,
         create_sqlalchemy_engine_with_retry,
     )
+
+    # Before anything is changed: what is refused here leaves the database as it was.
+    exposure.require_safe(settings)
 
     for url in (settings.tracking_database, settings.auth_database):
         _make_sqlite_folder(url)

@@ -7,7 +7,7 @@ import logging
 
 from starlette.middleware import Middleware
 
-from paddock_mlflow import environment
+from paddock_mlflow import environment, exposure, proxies
 from paddock_mlflow.compatibility import require_checked_release
 from paddock_mlflow.settings import Settings, load
 
@@ -56,13 +56,22 @@ def create_app() -> object:
         database_url=settings.tracking_database,
         security=list(app.user_middleware),
     )
-    # Added last, so outermost: an oversized body is refused before anything reads it.
+    # An oversized body is refused before anything reads it.
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_trace_body_bytes)
+    # Added last, so outermost: what the proxies add is seen by nobody else.
+    app.add_middleware(proxies.ProxiesMiddleware, **proxies.middleware_arguments(settings))
     return app
 
 
 def serve(settings: Settings) -> None:
-    """Run uvicorn until SIGTERM or SIGINT."""
+    """Run uvicorn until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: it must not be served like this; the text says why.
+    """
+    exposure.require_safe(settings)
+    # Found out here rather than in each worker, where uvicorn would show a stack trace.
+    proxies.middleware_arguments(settings)
     environment.export(settings)
     environment.export_web(settings)
     import uvicorn

@@ -30,6 +30,12 @@ class Settings(BaseSettings):
     mlflow_url: str = "http://mlflow:5000"
     allowed_hosts: str = ""
     """Further Host headers to accept, comma-separated; those of the stack itself and of loopback always pass."""
+    bind_address: str = "127.0.0.1"
+    """Where the port of plain HTTP is published on the host."""
+    allow_plain_http: bool = False
+    site_address: str = ""
+    """The name or address by which browsers reach the TLS proxy; empty where there is none."""
+    https_port: int = 443
 
     runtime_dir: Path | None = None
     """Where generated configuration goes, with a database password in it; in memory where there is a tmpfs."""
@@ -61,6 +67,8 @@ class Settings(BaseSettings):
     agent_user: str = "agent"
     agent_key: SecretStr | None = None
     judge_user: str = "judge"
+    run_keys_need_gate: bool = True
+    """Whether a run's key counts only in what the gate passes on. False where there is no gate: the embedded stack."""
     internal_token: SecretStr | None = None
     flask_secret_key: SecretStr | None = None
     kek_passphrase: SecretStr | None = None
@@ -122,6 +130,10 @@ class Settings(BaseSettings):
                 f" or into the variable {name.upper()}"
             )
         return value.get_secret_value()
+
+    def secret_file(self, name: str) -> Path:
+        """Where the file of a secret is that is read anew when it changes; it may be missing."""
+        return secrets_folder() / name
 
     def optional_secret(self, name: str) -> str:
         """The value of a secret setting, or an empty text."""

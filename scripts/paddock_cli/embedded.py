@@ -329,6 +329,8 @@ class EmbeddedStack:
             "LISTEN_HOST": "127.0.0.1",
             "LISTEN_PORT": str(port),
             "MLFLOW_URL": f"http://127.0.0.1:{port}",
+            # No gate stands before agents here: what they reach, their keys reach.
+            "RUN_KEYS_NEED_GATE": "false",
             "DEMO_MODEL_URL": _demo_url(demo_port),
             "GATEWAY_CONFIG": str(self._settings.gateway_config),
             "HANDOVER_DIR": str(self._folder / "handover"),

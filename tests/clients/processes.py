@@ -293,6 +293,7 @@ def running(folder: Path, python: str) -> Iterator[Gateway]:
         "LISTEN_HOST": "127.0.0.1",
         "LISTEN_PORT": str(port),
         "MLFLOW_URL": f"http://127.0.0.1:{port}",
+        "RUN_KEYS_NEED_GATE": "false",
         "DEMO_MODEL_URL": f"{model_url}/v1",
         "HEARTBEAT_FILE": str(folder / "heartbeat"),
         "HANDOVER_DIR": str(folder / "handover"),

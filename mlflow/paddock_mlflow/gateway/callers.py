@@ -6,12 +6,13 @@ from collections.abc import Mapping
 
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE, ErrorCode
+from mlflow.server.security_utils import get_allowed_origins_from_env, should_block_cors_request
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
 from paddock_mlflow import identity, keys
 from paddock_mlflow.database import engine
-from paddock_mlflow.gateway.errors import ledger_away, refusal, unknown_caller
+from paddock_mlflow.gateway.errors import foreign_page, ledger_away, refusal, too_many_logins, unknown_caller
 from paddock_mlflow.ledger.types import (
     Admission,
     Credential,
@@ -20,6 +21,7 @@ from paddock_mlflow.ledger.types import (
     Refused,
     UserCredential,
 )
+from paddock_mlflow.logins import TooManyLogins
 
 REMEMBERED_SECONDS = 3.0
 """How long a permission may still be used after it was taken away. Keys are looked at anew with each call."""
@@ -36,12 +38,15 @@ class Callers:
 
     def __init__(self, database_url: str) -> None:
         self._database_url = database_url
+        self._origins = get_allowed_origins_from_env()
         self._allowed: dict[tuple[str, str], float] = {}
 
     async def identify(self, headers: Mapping[str, str], path: str) -> Credential:
         """
         Raises:
-            GatewayError: there is no credential, or a wrong password (401); the database is away (503).
+            GatewayError: there is no credential, or a wrong password (401), or were too many of these (429); the
+                database is away (503); a page of another site calls with a person's password (403), which browsers
+                send along by themselves: MLflow checks that on its API, and not here.
         """
         try:
             if identity.key_of(headers, path) is not None and not _has_password(headers):
@@ -49,10 +54,15 @@ class Callers:
             else:
                 # Passwords are hashed slowly, and asked from the database.
                 found = await asyncio.to_thread(identity.identify, headers, path)
+        except TooManyLogins as error:
+            raise too_many_logins(error) from None
         except (DBAPIError, PoolTimeoutError, MlflowException) as error:
             raise ledger_away() from error
         if found is None:
             raise unknown_caller()
+        origin = headers.get("origin", "")
+        if isinstance(found, UserCredential) and should_block_cors_request(origin, "POST", self._origins):
+            raise foreign_page(origin)
         return found
 
     async def require_use(self, credential: Credential, endpoint: str) -> None:
@@ -84,21 +94,23 @@ class Callers:
         """For calls that end before they come to the ledger: a stranger learns no more than that.
 
         Raises:
-            GatewayError: the key is unknown, expired or revoked (401).
+            GatewayError: the key is unknown, expired or revoked (401), or that of a run in the wrong place (403).
         """
         if isinstance(credential, KeyCredential):
             try:
-                reason = await asyncio.to_thread(self._state, credential.sha256)
+                reason = await asyncio.to_thread(self._state, credential)
             except (DBAPIError, PoolTimeoutError) as error:
                 raise ledger_away() from error
             if reason is not None:
                 raise refusal(reason, _NOTHING)
 
-    def _state(self, sha256: bytes) -> Refused | None:
+    def _state(self, credential: KeyCredential) -> Refused | None:
         with engine(self._database_url).connect() as connection:
-            key = keys.find(connection, sha256)
+            key = keys.find(connection, credential.sha256)
         if key is None:
             return Refused(Reason.UNKNOWN_KEY)
+        if key.run_id is not None and not credential.opens_run_keys:
+            return Refused(Reason.RUN_KEY_ELSEWHERE, key_id=key.id)
         match key.state():
             case "revoked":
                 return Refused(Reason.REVOKED_KEY, key_id=key.id)

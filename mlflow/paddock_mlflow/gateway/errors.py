@@ -22,6 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from paddock_mlflow.errors import PaddockError
 from paddock_mlflow.ledger.types import Admission, Reason, Refused
+from paddock_mlflow.logins import TooManyLogins
 from paddock_mlflow.usage import Protocol
 
 _logger = logging.getLogger(__name__)
@@ -34,6 +35,10 @@ _NO_RETRY = {"x-should-retry": "false"}
 UNKNOWN_CALLER = (
     "expected a valid key, found none that the gateway knows; set LLM_API_KEY to the key that `./paddock env` prints,"
     " or to one that `./paddock keys create` made"
+)
+RUN_KEY_ELSEWHERE = (
+    "expected the key of a run to be used by its agent, found it elsewhere: {key_id}; it opens nothing but what the agent"
+    " calls in its own network. Make a key for other programs: `./paddock keys create`"
 )
 UNKNOWN_ENDPOINT = (
     "expected the name of an endpoint that this key may use, found one that does not exist or is closed to it;"
@@ -118,6 +123,22 @@ def unknown_caller() -> GatewayError:
     return GatewayError(401, "invalid_api_key", UNKNOWN_CALLER, {"WWW-Authenticate": "Bearer", **_NO_RETRY})
 
 
+def foreign_page(origin: str) -> GatewayError:
+    """A browser sends a person's password along with what any page asks for."""
+    return GatewayError(
+        403,
+        "permission_denied",
+        f"expected a password to come from this site's own pages, found one from {origin[:200]!r}; use a key"
+        " (`./paddock keys create`), or add the site to ALLOWED_HOSTS",
+        _NO_RETRY,
+    )
+
+
+def too_many_logins(error: TooManyLogins) -> GatewayError:
+    """The password was not looked at."""
+    return GatewayError(429, "rate_limit_exceeded", str(error), {"Retry-After": str(error.retry_after)})
+
+
 def unknown_endpoint() -> GatewayError:
     """Not found rather than forbidden: clients then name the endpoint instead of their key, and nobody learns which
     endpoints there are."""
@@ -146,6 +167,9 @@ def refusal(refused: Refused, admission: Admission) -> GatewayError:
             return _key(refused, "has expired", "ask for a new one (`./paddock keys create`)")
         case Reason.REVOKED_KEY:
             return _key(refused, "was revoked", "ask an administrator for another one")
+        case Reason.RUN_KEY_ELSEWHERE:
+            text = RUN_KEY_ELSEWHERE.format(key_id=refused.key_id)
+            return GatewayError(403, "permission_denied", text, _NO_RETRY)
         case Reason.FORBIDDEN_ENDPOINT:
             return unknown_endpoint()
         case Reason.UNPRICED_MODEL:

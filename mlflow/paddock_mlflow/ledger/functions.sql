@@ -141,7 +141,7 @@ END $$;
 -- May a call be made? If so its bound is reserved in every budget, and its rates are taken; if not, nothing is changed.
 -- `verdict`: admitted; stale (`version` says which is true); again (a window was missing: call once more); else a Reason.
 CREATE FUNCTION paddock_admit(
-  p_call_id text, p_sha256 bytea, p_username text, p_endpoint_id text, p_endpoint_name text, p_tokens bigint,
+  p_call_id text, p_sha256 bytea, p_opens_run_keys boolean, p_username text, p_endpoint_id text, p_endpoint_name text, p_tokens bigint,
   p_bound numeric, p_lease_seconds float8, p_config_version bigint, p_unpriced text,
   OUT verdict text, OUT version bigint, OUT username text, OUT key_id text, OUT run_id text, OUT subject text,
   OUT amount numeric, OUT remaining numeric, OUT unit text, OUT count integer, OUT resets_at timestamptz,
@@ -178,7 +178,9 @@ BEGIN
     username := k.username;
     key_id := k.id;
     run_id := k.run_id;
-    IF k.revoked_at IS NOT NULL THEN
+    IF k.run_id IS NOT NULL AND NOT p_opens_run_keys THEN
+      verdict := 'run_key_elsewhere';
+    ELSIF k.revoked_at IS NOT NULL THEN
       verdict := 'revoked_key';
     ELSIF k.expires_at <= clock_timestamp() THEN
       verdict := 'expired_key';

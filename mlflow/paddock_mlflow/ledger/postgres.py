@@ -42,7 +42,7 @@ CONNECT_SECONDS = 5.0
 STATEMENT_SECONDS = 10.0
 CLOSE_SECONDS = 10.0
 
-_ADMIT = "SELECT * FROM paddock_admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+_ADMIT = "SELECT * FROM paddock_admit($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
 _EXTEND = "SELECT * FROM paddock_extend($1, $2)"
 _SETTLE = "SELECT paddock_settle($1, $2)"
 _UNKNOWN = "SELECT array_agg(x) FROM unnest($1::text[]) x WHERE NOT EXISTS (SELECT FROM paddock_calls WHERE call_id = x)"
@@ -73,6 +73,7 @@ class PostgresLedger:
         arguments = (
             admission.call_id,
             credential.sha256 if isinstance(credential, KeyCredential) else None,
+            isinstance(credential, KeyCredential) and credential.opens_run_keys,
             credential.username if isinstance(credential, UserCredential) else None,
             admission.endpoint_id,
             admission.endpoint_name,

@@ -379,7 +379,9 @@ def _credential(
     if key is None:
         return None, Verdict("unknown_key")
     verdict = Verdict("", username=key["username"], key_id=key["id"], run_id=key["run_id"])
-    if key["revoked_at"] is not None:
+    if key["run_id"] is not None and not credential.opens_run_keys:
+        verdict.verdict = "run_key_elsewhere"
+    elif key["revoked_at"] is not None:
         verdict.verdict, verdict.moment = "revoked_key", _moment(key["revoked_at"])
     elif key["expires_at"] is not None and _moment(key["expires_at"]) <= now:
         verdict.verdict, verdict.moment = "expired_key", _moment(key["expires_at"])

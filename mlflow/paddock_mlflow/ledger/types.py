@@ -12,6 +12,8 @@ class KeyCredential:
     """A bearer key, as the SHA-256 of its text; whether it is valid is decided where the call is admitted."""
 
     sha256: bytes
+    opens_run_keys: bool = False
+    """Whether the call came in where a run's key counts: through the gate."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,8 @@ class Reason(StrEnum):
     UNKNOWN_KEY = "unknown_key"
     EXPIRED_KEY = "expired_key"
     REVOKED_KEY = "revoked_key"
+    RUN_KEY_ELSEWHERE = "run_key_elsewhere"
+    """The key of a run, and the call did not come through the gate."""
     FORBIDDEN_ENDPOINT = "forbidden_endpoint"
     UNPRICED_MODEL = "unpriced_model"
     BUDGET_EXCEEDED = "budget_exceeded"

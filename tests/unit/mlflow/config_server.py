@@ -108,6 +108,7 @@ class ConfigServer:
             "LISTEN_HOST": "127.0.0.1",
             "LISTEN_PORT": str(self.port),
             "MLFLOW_URL": self.url,
+            "RUN_KEYS_NEED_GATE": "false",
             "DEMO_MODEL_URL": "http://127.0.0.1:8000/v1",
             "HANDOVER_DIR": str(self.folder / "handover"),
         }

@@ -67,7 +67,12 @@ def server(settings_environment: Path) -> Iterator[Server]:
     from mlflow.server.handlers import _get_tracking_store
     from starlette.testclient import TestClient
 
+    from paddock_mlflow import identity, logins
     from paddock_mlflow.server import create_app
+
+    # Tests send more wrong passwords than anybody may; test_logins.py has attempts of its own.
+    many = logins.Rate(1_000_000, 1.0)
+    identity._ATTEMPTS = logins.Attempts(address=many, user=many, pair=many)
 
     app = create_app()
     with TestClient(app, base_url="http://127.0.0.1:5000", raise_server_exceptions=False) as http:

@@ -3,11 +3,15 @@
 ADMIN = ("admin", "a-password-of-the-tests")
 AGENT_KEY = "pdk-key-of-the-tests"
 INTERNAL_TOKEN = "token-of-the-tests"
+GATE_SECRET = "gate-secret-of-the-tests"
+TLS_SECRET = "tls-secret-of-the-tests"
 
 SECRETS = {
     "admin_password": ADMIN[1],
     "agent_key": AGENT_KEY,
     "internal_token": INTERNAL_TOKEN,
+    "gate_secret": GATE_SECRET,
+    "tls_secret": TLS_SECRET,
     "flask_secret_key": "flask-key-of-the-tests",
     "kek_passphrase": "passphrase-of-the-tests",
 }

@@ -316,7 +316,7 @@ def test_another_configuration_is_told_before_anything_else(books: Books) -> Non
 def test_keys(books: Books) -> None:
     from paddock_mlflow.ledger.types import KeyCredential
 
-    _, good = books.key(run_id="run-1")
+    _, good = books.key()
     _, expired = books.key(expires_at=later(-1))
     _, revoked = books.key(revoked_at=later(-1))
     _, elsewhere = books.key(endpoints=["judge"])
@@ -324,7 +324,7 @@ def test_keys(books: Books) -> None:
 
     async def work(ledger: Any) -> None:
         answer = await spend(ledger, credential=good)
-        assert (answer.username, answer.run_id) == ("ada", "run-1")
+        assert (answer.username, answer.run_id) == ("ada", None)
         for credential, reason in (
             (KeyCredential(b"?" * 32), Reason.UNKNOWN_KEY),
             (expired, Reason.EXPIRED_KEY),
@@ -333,6 +333,27 @@ def test_keys(books: Books) -> None:
             (nowhere, Reason.FORBIDDEN_ENDPOINT),
         ):
             assert (await spend(ledger, credential=credential)).reason is reason
+
+    books.run(work)
+
+
+def test_the_key_of_a_run_counts_in_its_place_alone(books: Books) -> None:
+    from paddock_mlflow.ledger.types import KeyCredential
+
+    identity, elsewhere = books.key(run_id="run-1", budget_usd=Decimal("0.50"))
+    _, revoked = books.key(run_id="run-2", revoked_at=later(-1))
+    in_place = KeyCredential(elsewhere.sha256, opens_run_keys=True)
+
+    async def work(ledger: Any) -> None:
+        for credential in (elsewhere, revoked):
+            refused = await spend(ledger, credential=credential)
+            assert refused.reason is Reason.RUN_KEY_ELSEWHERE
+        assert refused.key_id
+        # What is refused spends nothing.
+        answer = await spend(ledger, credential=in_place)
+        assert (answer.key_id, answer.run_id, answer.remaining) == (identity, "run-1", Decimal("0.15"))
+        ended = KeyCredential(revoked.sha256, opens_run_keys=True)
+        assert (await spend(ledger, credential=ended)).reason is Reason.REVOKED_KEY
 
     books.run(work)
 

@@ -3,6 +3,7 @@
 Where one of these fails, upstream has closed a gap: take ours out, or see that both agree.
 """
 
+import json
 import sqlite3
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,22 @@ def test_a_bearer_key_is_a_stranger(stock: Stock) -> None:
     )
     assert answer.status_code == 401
     assert "json" not in answer.headers["content-type"]
+
+
+def test_wrong_passwords_are_checked_without_end(stock: Stock) -> None:
+    url = f"{stock.url}/api/2.0/mlflow/experiments/search"
+    answers = {httpx.post(url, json={}, auth=("admin", f"guess-{n}")).status_code for n in range(30)}
+    assert answers == {401}
+
+
+def test_a_page_of_another_site_calls_the_gateway(stock: Stock) -> None:
+    """With the password that the browser has, and sends along."""
+    stock.endpoint("cross-site")
+    body = {"model": "cross-site", "messages": [{"role": "user", "content": "Hello"}]}
+    headers = {"Origin": "https://evil.test", "Content-Type": "text/plain"}
+    url = f"{stock.url}/gateway/mlflow/v1/chat/completions"
+    answer = httpx.post(url, content=json.dumps(body), headers=headers, auth=ADMIN)
+    assert answer.status_code == 200, answer.text
 
 
 def test_a_provider_that_is_away_is_a_line_of_text(stock: Stock) -> None:
