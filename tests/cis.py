@@ -7,6 +7,7 @@ an operator does with `docker exec`). 5.18 is read as "no service raises a limit
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 Document = dict[str, Any]
@@ -18,8 +19,10 @@ CAPABILITIES = {
 """Service → capabilities that it has in spite of `cap_drop: [ALL]`."""
 ROOT = {"secrets"}
 """Services that may run as root; the reason stands at CAPABILITIES."""
-PUBLISHED = {"mlflow": {5000}}
+PUBLISHED = {"mlflow": {5000}, "tls": {80, 443}}
 """Service → ports inside that are published, on loopback."""
+PRIVILEGED = {"tls": {80, 443}}
+"""Service → ports below 1024 on the host, each on the same port inside: browsers and ACME look for TLS there."""
 SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var")
 """Host folders that no container may mount, nor anything right below `/run` and `/var/run` but a file of ours."""
 
@@ -72,6 +75,13 @@ def _ports(service: Document) -> set[int]:
     return {int(port["target"]) for port in service.get("ports", [])}
 
 
+def _is_unprivileged(name: str, port: Document) -> bool:
+    published = int(port.get("published") or 0)
+    if published in PRIVILEGED.get(name, ()):
+        return published == int(port["target"])
+    return published == 0 or published >= 1024
+
+
 def _long_running(service: Document) -> bool:
     return service.get("restart", "no") != "no"
 
@@ -114,7 +124,7 @@ CONFIG = (
     Rule(
         "5.7 no privileged port of the host",
         lambda s: _unless(
-            all(int(p.get("published") or 0) == 0 or int(p["published"]) >= 1024 for p in s.get("ports", [])),
+            all(map(partial(_is_unprivileged, s["name"]), s.get("ports", []))),
             s.get("ports"),
         ),
         _put("ports", value=[{"target": 5000, "published": "80", "host_ip": "127.0.0.1"}]),

@@ -4,7 +4,9 @@ A plugin rather than a conftest, so that tests/stack and tests/escape get the sa
 """
 
 import os
+import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 from cases import Product
@@ -20,10 +22,25 @@ def built() -> dict[str, str]:
     where = settings.paths()
     loaded = settings.load(where)
     ComposeStack(where, loaded).build()
-    variables = {"MLFLOW_PORT": "0", "DEMO_SCENARIOS": str(ROOT / "tests" / "scenarios")}
+    variables = {"MLFLOW_PORT": "0", "DEMO_SCENARIOS": str(ROOT / "tests" / "scenarios"), **_tls()}
     if mtu := loaded.mtu or preflight.uplink_mtu():
         variables["NETWORK_MTU"] = str(min(mtu, 1500))
     return variables
+
+
+def _tls() -> dict[str, str]:
+    """The TLS proxy beside it, under a name that only its clients know, on ports that were free just now."""
+    ports = []
+    with ExitStack() as held:
+        for _ in range(2):
+            taken = held.enter_context(socket.create_server(("127.0.0.1", 0)))
+            ports.append(str(taken.getsockname()[1]))
+    return {
+        "COMPOSE_PROFILES": "tls",
+        "SITE_ADDRESS": "paddock.test",
+        "HTTPS_PORT": ports[0],
+        "HTTP_PORT": ports[1],
+    }
 
 
 @pytest.fixture(scope="session")

@@ -47,6 +47,10 @@ setting() { # NAME
 
 make() { # name bytes [prefix]
   [ -s "/vault/$1" ] && return
+  remake "$@"
+}
+
+remake() { # name bytes [prefix]
   printf '%s%s' "${3:-}" "$(random "$2")" >"/vault/.$1"
   sync "/vault/.$1"
   mv "/vault/.$1" "/vault/$1"
@@ -87,6 +91,13 @@ make agent_key 32 pdk-
 make internal_token 32
 make kek_passphrase 32
 make flask_secret_key 32
+# By these MLflow knows the two proxies before it; all three take new ones without a restart.
+if [ "${1:-}" = rotate-proxies ]; then
+  remake gate_secret 32
+  remake tls_secret 32
+fi
+make gate_secret 32
+make tls_secret 32
 
 # The passphrases over the gateway's secrets: kek_passphrase, then kek_passphrase_2 and so on. `rotate-key` makes the next
 # one; the database says which one is in force (mlflow/paddock_mlflow/encryption.py), so none is taken away.
@@ -127,7 +138,7 @@ named=()
 while read -r name; do
   case $name in
     OPENAI_API_KEY | ANTHROPIC_API_KEY | GEMINI_API_KEY | LLM_API_KEY | S3_* | POSTGRES_* | PADDOCK_*) continue ;;
-    DEMO_API_KEY | ADMIN_PASSWORD | AGENT_KEY | INTERNAL_TOKEN | KEK_* | FLASK_SECRET_KEY) continue ;;
+    DEMO_API_KEY | ADMIN_PASSWORD | AGENT_KEY | INTERNAL_TOKEN | KEK_* | FLASK_SECRET_KEY | GATE_SECRET | TLS_SECRET) continue ;;
   esac
   found=$(setting "$name")
   if [ -n "$found" ]; then
@@ -165,12 +176,13 @@ else
   rm -f /out/object-store/s3_access_key /out/object-store/s3_secret_key
 fi
 give mlflow-migrate 10001 postgres_mlflow_password
-give mlflow 10001 admin_password agent_key internal_token "${passphrases[@]}" flask_secret_key postgres_mlflow_password \
-  s3_access_key s3_secret_key
+give mlflow 10001 admin_password agent_key internal_token "${passphrases[@]}" flask_secret_key gate_secret tls_secret \
+  postgres_mlflow_password s3_access_key s3_secret_key
 give mlflow-jobs 10001 internal_token postgres_mlflow_password s3_access_key s3_secret_key
 give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key \
   "${named[@]}"
-give gate 10002 agent_key
+give gate 10002 agent_key gate_secret
+give tls 10002 tls_secret
 give demo-model 10003 demo_api_key
 # Somebody else's store has no root account that we know: an empty value takes the files away.
 $own_store || value[s3_root_user]='' value[s3_root_password]=''

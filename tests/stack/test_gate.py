@@ -3,10 +3,15 @@
 import json
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
+import raw_http as raw
+from raw_http import Request
 from stack_under_test import StackUnderTest
 
+KEYS = "/api/3.0/paddock/keys"
 CHAT = "http://gate:8080/gateway/mlflow/v1/chat/completions"
 HELLO = {"model": "coder", "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -93,11 +98,130 @@ def test_a_key_goes_on_and_is_all_that_counts(agent: str, stack: StackUnderTest)
     assert status not in (0, 401, 403, 404, 502)
 
 
+RUN = {"user": "agent", "endpoints": ["coder"], "experiments": []}
+
+
+@pytest.fixture
+def run_key(stack: StackUnderTest) -> Iterator[dict[str, Any]]:
+    """A key as `./paddock run` makes it; its budget holds short answers, and not the longest that the model can give."""
+    budget = {"usd": "0.005"}
+    wanted = RUN | {"run_id": "run-of-the-test", "budget": budget, "expires_in": 3600}
+    made = stack.api("POST", KEYS, json=wanted)
+    yield made
+    stack.api("POST", f"{KEYS}/{made['id']}/revoke")
+
+
+def bearer(key: dict[str, Any]) -> tuple[str, str]:
+    return ("--header", f"Authorization: Bearer {key['key']}")
+
+
+def error(answer: tuple[int, str]) -> tuple[int, str]:
+    status, body = answer
+    return status, json.loads(body)["error"]["code"]
+
+
+def test_a_runs_key_opens_its_endpoint_alone_and_ends_with_its_run(
+    agent: str, stack: StackUnderTest, run_key: dict[str, Any]
+) -> None:
+    assert post(agent, CHAT, HELLO | {"max_tokens": 10}, *bearer(run_key))[0] == 200
+    assert error(post(agent, CHAT, HELLO | {"model": "judge"}, *bearer(run_key))) == (
+        404,
+        "endpoint_not_found",
+    )
+
+    stack.api("POST", f"{KEYS}/{run_key['id']}/revoke")
+    answer = post(agent, CHAT, HELLO | {"max_tokens": 10}, *bearer(run_key))
+    assert error(answer) == (401, "invalid_api_key")
+    assert "revoked" in answer[1]
+
+
+def test_a_runs_key_spends_no_more_than_its_budget(agent: str, run_key: dict[str, Any]) -> None:
+    answer = post(agent, CHAT, HELLO, *bearer(run_key))
+    assert error(answer) == (429, "insufficient_quota")
+    assert "budget_exceeded" in answer[1]
+    assert post(agent, CHAT, HELLO | {"max_tokens": 10}, *bearer(run_key))[0] == 200
+
+
+def test_a_runs_key_ends_by_itself(agent: str, stack: StackUnderTest) -> None:
+    made = stack.api("POST", KEYS, json=RUN | {"run_id": "run-of-the-test", "expires_in": 0.001})
+    answer = post(agent, CHAT, HELLO, *bearer(made))
+    assert error(answer) == (401, "invalid_api_key")
+    assert "expired" in answer[1]
+
+
+def test_a_runs_key_is_worth_nothing_anywhere_else(stack: StackUnderTest, run_key: dict[str, Any]) -> None:
+    """On MLflow's own port, whatever is claimed; the key of a program works there."""
+    program = stack.api("POST", KEYS, json=RUN | {"user": "ada"})
+    for key, status in ((run_key, 403), (program, 200)):
+        for claim in (
+            {},
+            {"X-Paddock-Gate": "guess"},
+            {"X-Forwarded-For": "127.0.0.1", "X-Paddock-Gate": ""},
+        ):
+            headers = {"Authorization": f"Bearer {key['key']}"} | claim
+            answer = httpx.post(
+                f"{stack.url}/gateway/mlflow/v1/chat/completions", json=HELLO, headers=headers, timeout=30
+            )
+            assert answer.status_code == status, (claim, answer.text)
+        listed = httpx.get(f"{stack.url}/gateway/mlflow/v1/models", headers=headers, timeout=30)
+        assert listed.status_code == status
+    stack.api("POST", f"{KEYS}/{program['id']}/revoke")
+
+
+def test_the_gates_secret_can_be_changed_while_everything_runs(
+    agent: str, stack: StackUnderTest, run_key: dict[str, Any]
+) -> None:
+    def secret() -> str:
+        return stack.execute("gate", "cat", "/run/secrets/gate_secret").stdout
+
+    before = secret()
+    stack.compose("run", "--rm", "--no-TTY", "--no-deps", "secrets", "rotate-proxies")
+    assert secret() not in ("", before)
+    assert secret() == stack.execute("mlflow", "cat", "/run/secrets/gate_secret").stdout
+    assert post(agent, CHAT, HELLO | {"max_tokens": 10}, *bearer(run_key))[0] == 200
+
+
+WORST = (
+    "/gateway/proxy/coder/../../mlflow/v1/chat/completions",
+    "/gateway/proxy/coder/%2e%2e/%2e%2e/mlflow/v1/chat/completions",
+    "/gateway/..%2f..%2fapi/2.0/mlflow/experiments/search",
+    "/gateway/%252e%252e/api/2.0/mlflow/experiments/search",
+    "/gateway/..;/api/2.0/mlflow/experiments/search",
+    "http://mlflow:5000/api/2.0/mlflow/experiments/search",
+    "//mlflow:5000/api/2.0/mlflow/experiments/search",
+)
+
+
+def test_tricks_with_targets_end_at_the_gate(agent: str) -> None:
+    """tests/stack/test_gate_requests.py has many more, and looks at what comes out behind."""
+    key = "Authorization: Bearer pdk_" + "a" * 43
+    asked = [
+        Request(raw.post(target, *more)) for target in WORST for more in ((), (key,), ("X-HTTP-Method: GET",))
+    ]
+    for answer in raw.send(agent, asked):
+        assert answer.status in (400, 404)
+        assert b"The gate serves" in answer.body or answer.status == 400
+
+
+def test_a_call_inside_a_call_never_arrives(agent: str, stack: StackUnderTest) -> None:
+    inner = raw.post("/api/3.0/paddock/keys", body=json.dumps(RUN | {"user": "smuggler"}).encode())
+    outer = raw.post(
+        "/gateway/mlflow/v1/chat/completions",
+        "Transfer-Encoding: chunked",
+        f"Content-Length: {len(inner) + 5}",
+        body=b"0\r\n\r\n" + inner,
+    )
+    raw.send(agent, [Request(outer)])
+    users = {key["user"] for key in stack.api("GET", KEYS)["keys"]}
+    assert "smuggler" not in users
+
+
 @pytest.mark.parametrize(
     "path",
     [
         "/",
         "/health",
+        "/healthz",
         "/api/2.0/mlflow/experiments/search",
         "/ajax-api/3.0/mlflow/gateway/secrets/list",
         "/gateway/mlflow/v1/models",

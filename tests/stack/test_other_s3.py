@@ -23,6 +23,8 @@ def other(stack: StackUnderTest, tmp_path_factory: pytest.TempPathFactory) -> It
         project=f"{new_project()}-s3",
         env=stack.env
         | {
+            # Its ports are taken by the other stack.
+            "COMPOSE_PROFILES": "",
             "PADDOCK_ENV_FILE": str(settings),
             "S3_ENDPOINT_URL": "http://elsewhere:9000",
             "S3_BUCKET": "their-bucket",
