@@ -203,7 +203,9 @@ def _no_result(reading: _Reading, agent: AgentProcess, code: int) -> CliError:
     return RunnerFailed(
         "the agent to end with a result",
         f"exit code {code} without one{begun}:\n{told or '(no output)'}\n",
-        "a run that had begun can go on: ./paddock run --resume RUN_ID",
+        f"go on with it: ./paddock run --resume {reading.started.run_id}"
+        if reading.started
+        else "see what it said, and try again",
     )
 
 
