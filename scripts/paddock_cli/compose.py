@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from paddock_cli import console, preflight, processes, runtimes
+from paddock_cli import console, exposure, preflight, processes, runtimes
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import (
     DEFAULT_BASE_IMAGE,
@@ -34,6 +34,7 @@ DEMO_MODEL_URL = "http://demo-model:8000/v1"
 _OTHER_SECRETS = ("S3_ACCESS_KEY", "S3_SECRET_KEY")
 _SECRETS = (*PROVIDER_KEYS, *_OTHER_SECRETS)
 _BUILD_STEP = re.compile(r"^(?P<id>#\d+) \[(?P<stage>[\w-]+(?: [\w.-]+)?) +(?P<step>\d+/\d+)\] (?P<what>.*)")
+_BINDING = re.compile(r"((?:\d+\.){3}\d+|\[[0-9a-f:]+\]):(\d+)")
 _ESCAPE = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _MOUNT = re.compile(r"--mount=\S+\s+")
 # What most steps begin with: where a CA bundle or a mirror is, if there is one.
@@ -56,6 +57,7 @@ class ComposeStack:
 
     def up(self, *, build: bool = True) -> None:
         """Build what is missing, start, and wait until every service is healthy."""
+        self._settings.exposed.require_safe()
         runtimes.require(self._settings.agent_runtime)
         running = {service.name for service in self.status() if service.state == "running"}
         if "mlflow" not in running:
@@ -166,7 +168,7 @@ class ComposeStack:
         address = answer.stdout.strip()
         if answer.returncode or not address or address.endswith(":0"):
             raise NotRunning("a running stack", "that MLflow does not run", "start it: ./paddock up")
-        return f"http://{address}"
+        return f"http://{exposure.reachable(address)}"
 
     def connection(self) -> Connection:
         """MLflow's published address and its administrator."""
@@ -433,7 +435,9 @@ class ComposeStack:
             # Started by a bare `docker compose up`, or not yet.
             self._where.make()
             self._write_env_file()
-        return [self._docker, "compose", "--ansi", "never", "--env-file", str(self._env_file), *arguments]
+        profiles = [word for profile in self._settings.exposed.profiles for word in ("--profile", profile)]
+        common = ["--ansi", "never", "--env-file", str(self._env_file), *profiles]
+        return [self._docker, "compose", *common, *arguments]
 
     def _engine(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """A call of the engine itself."""
@@ -486,8 +490,11 @@ class ComposeStack:
                 step.show(f"{match['name']} {match['state'].lower()}")
         if process.wait() == 0:
             return
-        if any("port is already allocated" in line or "address already in use" in line for line in told):
-            raise self._port_taken()
+        taken = [
+            line for line in told if "port is already allocated" in line or "address already in use" in line
+        ]
+        if taken:
+            raise self._port_taken(taken[-1])
         bad = [
             s
             for s in self.status()
@@ -510,11 +517,15 @@ class ComposeStack:
         if port and not processes.port_is_free(port):
             raise self._port_taken()
 
-    def _port_taken(self) -> PortTaken:
+    def _port_taken(self, told: str = "") -> PortTaken:
+        """Which port, where the engine told: MLflow's or one of the TLS proxy's."""
+        match = _BINDING.search(told)
+        address, port = (match[1], match[2]) if match else (exposure.LOOPBACK, str(self._settings.port))
+        names = "MLFLOW_PORT" if port == str(self._settings.port) else "HTTPS_PORT or HTTP_PORT"
         return PortTaken(
-            f"port {self._settings.port} of 127.0.0.1 to be free",
+            f"port {port} of {address} to be free",
             "that another process listens on it",
-            "end that process, or choose another port: MLFLOW_PORT=5001 ./paddock up (or in .env)",
+            f"end that process, or choose another port: {names} in .env or before ./paddock up",
         )
 
     def _file_of(self, service: str, path: str) -> str:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlparse
 
+from paddock_cli import exposure
 from paddock_cli.errors import BadSettings
 
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "LLM_API_KEY")
@@ -77,6 +78,7 @@ class Settings:
     base_image: str = DEFAULT_BASE_IMAGE
     python_index: str = ""
     go_proxy: str = ""
+    exposed: exposure.Exposure = field(default_factory=exposure.Exposure)
     agent_runtime: str = ""
     """The engine's container runtime for agents; empty is the engine's default."""
     gateway_config: Path = Path("mlflow/gateway.yaml")
@@ -120,6 +122,7 @@ def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | Non
         base_image=values.get("BASE_IMAGE") or DEFAULT_BASE_IMAGE,
         python_index=values.get("UV_DEFAULT_INDEX") or values.get("PIP_INDEX_URL", ""),
         go_proxy=values.get("GOPROXY", ""),
+        exposed=exposure.of(values),
         agent_runtime=values.get("AGENT_RUNTIME", "").strip(),
         provider={name: values[name] for name in PROVIDER_CHOICES if values.get(name)},
         gateway_config=gateway_config,

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from paddock_cli import console, preflight
+from paddock_cli import console, exposure, preflight
 from paddock_cli.environments import Environments
 from paddock_cli.errors import CliError, UsageFailed
 from paddock_cli.exit_codes import ExitCode
@@ -227,6 +227,7 @@ def _run_session(
             "PADDOCK_STATE_DIR",
             "MLFLOW_PORT",
             "PADDOCK_ENV_FILE",
+            *exposure.NAMES,
         )
         and not name.startswith(("MLFLOW_", "OTEL_", "LMNR_", "PADDOCK_AGENT_"))
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from paddock_cli import exposure
 from paddock_cli.settings import PROVIDER_CHOICES, PROVIDER_KEYS, Paths
 
 
@@ -20,6 +21,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("GATEWAY_CONFIG", "SOME_API_KEY", "AGENT_RUNTIME", "AGENT_CPUS", "SERVICE_CPUS"):
         monkeypatch.delenv(name, raising=False)
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "PADDOCK_ENV_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in (*exposure.NAMES, "HTTPS_PORT", "HTTP_PORT"):
         monkeypatch.delenv(name, raising=False)
     for name in ("UV_DEFAULT_INDEX", "PIP_INDEX_URL", "GOPROXY"):
         monkeypatch.delenv(name, raising=False)

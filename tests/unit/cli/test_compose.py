@@ -411,3 +411,17 @@ def test_both_forms_of_compose_lists_are_read():
 )
 def test_sizes(text, value):
     assert _bytes(text) == value
+
+
+def test_a_public_address_without_tls_is_refused_before_anything_is_done(make, calls, docker):
+    with pytest.raises(BadSettings, match="BIND_ADDRESS"):
+        make(BIND_ADDRESS="0.0.0.0").up()
+    assert calls(docker) == []
+
+
+def test_a_site_address_starts_the_tls_proxy_with_the_stack(make, calls, docker):
+    make(SITE_ADDRESS="paddock.example.org", HTTPS_BIND_ADDRESS="0.0.0.0").up()
+    (up,) = compose_calls(calls, docker, "up")
+    arguments = up["arguments"]
+    assert arguments[arguments.index("--profile") + 1] == "tls"
+    assert arguments.index("--profile") < arguments.index("up")
