@@ -31,7 +31,8 @@ def sweep() -> list[str]:
     """Remove the stacks of test processes that are gone; those that still run keep theirs. Returns their names."""
     rows = json.loads(_docker("compose", "ls", "--all", "--format", "json"))
     removed = []
-    for name in sorted({row["Name"] for row in rows}):
+    # What belongs to a stack and is called after it goes first: it may be on the stack's networks.
+    for name in sorted({row["Name"] for row in rows}, reverse=True):
         prefix, _, rest = name.partition("-")
         pid, _, start = rest.partition("-")
         start = start.partition("-")[0]

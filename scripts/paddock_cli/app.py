@@ -518,6 +518,21 @@ def advisories(
 
 
 @app.command()
+def audit(as_json: AsJson = False) -> None:
+    """Look whether the fence of the running stack holds: what an agent reaches, may do, and is worth. Breaks nothing."""
+    from paddock_cli.audit import command, report
+    from paddock_cli.settings import load, paths
+
+    where = paths()
+    found = command.audit(where, load(where))
+    if as_json:
+        console.document(found.as_json())
+    else:
+        report.show(found)
+    raise typer.Exit(found.exit_code)
+
+
+@app.command()
 def test(
     tests: Annotated[
         list[str] | None, typer.Argument(help="Files or folders under tests/; all if none.")

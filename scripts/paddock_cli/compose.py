@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import secrets
 import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from paddock_cli import console, exposure, preflight, processes, runtimes
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
@@ -27,6 +30,8 @@ PROJECT = "paddock"
 CORE_SERVICES = ("postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "demo-model")
 RUN_LABEL = "paddock.run_id"
 AGENT_GRACE_SECONDS = 45
+AUDIT_SECONDS = 300
+"""How long the container of an audit waits at most, should nobody remove it."""
 WAIT_SECONDS = 300
 NEEDED_BYTES = 8 * 1024**3
 DEMO_MODEL_URL = "http://demo-model:8000/v1"
@@ -157,7 +162,7 @@ class ComposeStack:
             assert process.stdout is not None
             for line in process.stdout:
                 # Some releases erase to the line's start even where nothing is a terminal.
-                yield _ESCAPE.sub("", line.rstrip("\n"))
+                yield console.plain(_ESCAPE.sub("", line.rstrip("\n")))
         finally:
             process.terminate()
             process.wait()
@@ -257,6 +262,77 @@ class ComposeStack:
             with console.step(f"ending {len(found)} running agent(s)"):
                 self._engine("stop", "--time", str(AGENT_GRACE_SECONDS), *found)
         return len(found)
+
+    # What an audit looks at
+
+    @contextmanager
+    def waiting_agent(self) -> Iterator[str]:
+        """A container of the agent's service that does nothing, as long as the block lasts; its name.
+
+        Raises:
+            NotRunning: there is no stack to run it in.
+            StartFailed: it does not start.
+        """
+        self.url()
+        self._require_image("agent")
+        name = f"{self._project()}-audit-{secrets.token_hex(4)}"
+        command = ["--profile", "agent", "run", "--detach", "--no-deps", "--no-TTY", "--rm", "--name", name]
+        try:
+            self._quiet(*command, "agent", "exec", "sleep", str(AUDIT_SECONDS))
+            yield name
+        finally:
+            self._engine("rm", "--force", name)
+
+    def run_in(
+        self, container: str, *command: str, stdin: bytes = b"", seconds: float = 60
+    ) -> "subprocess.CompletedProcess[str]":
+        """A command in a container, with what it reads; code 124 where it does not end in time."""
+        try:
+            done = subprocess.run(
+                [self._docker, "exec", "--interactive", container, *command],
+                env=self._variables(),
+                input=stdin,
+                capture_output=True,
+                timeout=seconds,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            return subprocess.CompletedProcess(command, 124, "", f"no end within {seconds:g} s")
+        out, err = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+        return subprocess.CompletedProcess(command, done.returncode, out, err)
+
+    def inspected(self) -> list[dict[str, Any]]:
+        """`docker inspect` of every container of the stack, agents that run and one-shots that have ended included."""
+        label = f"label=com.docker.compose.project={self._project()}"
+        found = self._engine("ps", "--all", "--quiet", "--filter", label).stdout.split()
+        return list(json.loads(self._engine("inspect", *found).stdout)) if found else []
+
+    def inspected_networks(self) -> dict[str, dict[str, Any]]:
+        """`docker network inspect` of the stack's networks, by the name that docker-compose.yml has."""
+        label = f"label=com.docker.compose.project={self._project()}"
+        found = self._engine("network", "ls", "--quiet", "--filter", label).stdout.split()
+        told = json.loads(self._engine("network", "inspect", *found).stdout) if found else []
+        return {one["Labels"]["com.docker.compose.network"]: one for one in told}
+
+    def network_gateways(self) -> list[str]:
+        """The host's IPv4 addresses on all of the engine's networks."""
+        found = self._engine("network", "ls", "--quiet", "--filter", "driver=bridge").stdout.split()
+        told = json.loads(self._engine("network", "inspect", *found).stdout) if found else []
+        parts = [part for one in told for part in one["IPAM"].get("Config") or []]
+        return sorted({part["Gateway"] for part in parts if ":" not in part.get("Gateway", ":")})
+
+    def secrets_held(self) -> dict[str, str]:
+        """What the running services hold in /run/secrets: `service/name` → value."""
+        script = r'for f in /run/secrets/*; do [ -f "$f" ] && printf "%s\\036%s\\037" "${f##*/}" "$(cat "$f")"; done'
+        held = {}
+        for service in CORE_SERVICES:
+            answer = self._run(["exec", "--no-TTY", service, "sh", "-c", script])
+            for pair in answer.stdout.split("\037"):
+                name, separator, value = pair.partition("\036")
+                # A short one would be found everywhere.
+                if separator and len(value) >= 12:
+                    held[f"{service}/{name}"] = value
+        return held
 
     # Building
 

@@ -63,5 +63,7 @@ class ExitCode(IntEnum):
     """It can't be applied, or an apply was stopped in the middle; the message says what was done."""
     ADVISORIES = 37
     """A known vulnerability was found, or what is known could not be looked up."""
+    FENCE_BROKEN = 38
+    """`audit` found something that the fence must stop and does not."""
     UNEXPECTED = 40
     """A defect of the command line; the message names the log."""
