@@ -65,8 +65,8 @@ def run(settings: RunSettings, handed_over: Handover, writer: Writer) -> NoRetur
         lock = history.begin(settings)
     session = _Session(settings, handed_over, task, writer, started_at)
     try:
-        session.confine()
         with Interruption(settings.timeout, session.exit_at_once):
+            session.confine()
             outcome, said = session.play(history, mcp, message)
     except RunStopped as stop:
         outcome, said = stop.outcome, stop.message or session.stopped_message(stop.outcome)
