@@ -103,7 +103,8 @@ class TestAWholeStackOnSeaweedfs:
         assert kept(other.containers()["object-store"]) < len(content)
         removed = httpx.delete(path, auth=login, timeout=60)
         assert removed.status_code == 200, removed.text
-        assert httpx.get(path, auth=login, timeout=60).status_code == 404
+        listed = httpx.get(path.rpartition("/probe")[0], params={"path": "probe"}, auth=login, timeout=60)
+        assert listed.json() == {"files": []}, listed.text
 
 
 def test_half_a_pair_of_keys_is_refused(stack: StackUnderTest, tmp_path: Path) -> None:
