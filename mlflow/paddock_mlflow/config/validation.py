@@ -138,8 +138,8 @@ def _translated(source: Source, error: ErrorDetails) -> Problem:
         expected, remedy = _pattern(str(context.get("pattern")), is_key)
     if steps and steps[-1] == "price" and kind == "model_type":
         expected = "`free`, or a mapping with `input` and `output`"
-    if kind == "literal_error" and (near := _near(value, context)):
-        remedy = f"did you mean `{near}`?"
+    if kind == "literal_error" and (meant := _near(value, context)):
+        remedy = f"did you mean `{meant}`?"
     if kind == "greater_than" and steps and steps[-1] == "amount":
         remedy = "a budget that allows nothing is a revoked key or a removed grant"
     return source.problem(steps, expected or error["msg"].lower(), _shown(value), remedy)
