@@ -101,13 +101,19 @@ def test_exceptions_are_for_services_that_exist(services: list[Document]) -> Non
 
 
 def setuid_programs(image: str) -> list[str]:
-    """Files of an image with the setuid or setgid bit; read from outside, so an image without a shell does as well."""
+    """Files of an image with the setuid or setgid bit."""
+    options = ["--rm", "--network", "none", "--user", "0", "--entrypoint", "find"]
+    looked = docker("run", *options, image, "/", "-xdev", "-type", "f", "-perm", "/6000", check=False)
+    if looked.returncode != 127:
+        assert looked.returncode == 0, looked.stderr
+        return looked.stdout.split()
+    # An image without a program is read from outside; that takes a second for each hundred megabytes.
     container = docker("create", image, "none").stdout.strip()
     try:
         with subprocess.Popen(["docker", "export", container], stdout=subprocess.PIPE) as export:
             assert export.stdout is not None
             with tarfile.open(fileobj=export.stdout, mode="r|") as archive:
-                found = [member.name for member in archive if member.isfile() and member.mode & 0o6000]
+                found = ["/" + member.name for member in archive if member.isfile() and member.mode & 0o6000]
         assert export.returncode == 0
         return found
     finally:
@@ -129,7 +135,7 @@ def test_an_image_with_such_a_program_is_found(images: list[str]) -> None:
     try:
         docker("start", "--attach", container)
         image = docker("commit", container).stdout.strip()
-        assert setuid_programs(image) == ["usr/bin/env"]
+        assert setuid_programs(image) == ["/usr/bin/env"]
     finally:
         docker("rm", "--force", container)
         if image:
