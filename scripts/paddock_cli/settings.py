@@ -22,8 +22,8 @@ MAXIMUM_CPUS = 1024
 _REMEMBERED = "provider.env"
 _GATEWAY_PATH = "/gateway/mlflow/v1"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_OWN_KEY = "pdk_"
-"""What keys of the gateway begin with."""
+_OWN_KEYS = ("pdk_", "pdk-")
+"""What keys of the gateway begin with: those that are made, and the stack's own."""
 _COMMENT = re.compile("#.*")
 _VARIABLE = re.compile(r"\b[A-Z][A-Z0-9_]{2,99}\b")
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -150,7 +150,7 @@ def _without_a_clients_settings(shell: dict[str, str]) -> dict[str, str]:
         {"LLM_BASE_URL", "LLM_API_KEY"} if url.path == _GATEWAY_PATH and url.hostname in _LOOPBACK else set()
     )
     own |= {
-        name for name in PROVIDER_KEYS if name != "LLM_API_KEY" and shell.get(name, "").startswith(_OWN_KEY)
+        name for name in PROVIDER_KEYS if name != "LLM_API_KEY" and shell.get(name, "").startswith(_OWN_KEYS)
     }
     return {name: value for name, value in shell.items() if name not in own}
 

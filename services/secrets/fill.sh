@@ -149,7 +149,7 @@ done < <(sed 's/#.*//' "$gateway" | grep -oE '\b[A-Z][A-Z0-9_]{2,99}\b' | sort -
 # Those of an earlier configuration.
 for file in /out/mlflow-setup/*; do
   name=${file##*/}
-  case " admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key ${named[*]} " in
+  case " gateway.yaml admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key ${named[*]} " in
     *" $name "*) ;;
     *) rm -f "$file" ;;
   esac
@@ -181,6 +181,8 @@ give mlflow 10001 admin_password agent_key internal_token "${passphrases[@]}" fl
 give mlflow-jobs 10001 internal_token postgres_mlflow_password s3_access_key s3_secret_key
 give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key \
   "${named[@]}"
+# Beside them what the set-up reads it for: on the host the file may be closed to the set-up's user.
+write mlflow-setup 10001 gateway.yaml "$(cat "$gateway")"
 give gate 10002 agent_key gate_secret
 give tls 10002 tls_secret
 give demo-model 10003 demo_api_key
