@@ -86,7 +86,7 @@ class ConfigServer:
 
     @retry(
         retry=retry_if_exception_type((requests.ConnectionError, AssertionError)),
-        stop=stop_after_delay(60),
+        stop=stop_after_delay(180),
         wait=wait_fixed(0.2),
         reraise=True,
     )

@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[3]
 IMAGE = f"paddock/postgres:{os.environ.get('PADDOCK_VERSION', '0.1.0')}"
-READY_SECONDS = 60
+READY_SECONDS = 180
 
 
 @dataclass(frozen=True)

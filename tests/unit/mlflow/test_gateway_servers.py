@@ -27,7 +27,7 @@ from sqlalchemy import create_engine, text
 
 from paddock_mlflow.ledger.types import Usage
 
-READY_SECONDS = 90
+READY_SECONDS = 300
 TOKENS = 16_000
 USAGE = Usage(input=100, output=TOKENS)
 COST = Decimal("0.009615")
