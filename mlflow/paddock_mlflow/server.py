@@ -86,6 +86,8 @@ def serve(settings: Settings) -> None:
         http="httptools",
         log_level="info",
         access_log=False,
+        # Whose word for a client's address counts, `proxies` decides.
+        proxy_headers=False,
         timeout_graceful_shutdown=20,
         # A worker that waits for a slow query must not be taken for dead (uvicorn's default is 5 s).
         timeout_worker_healthcheck=120,

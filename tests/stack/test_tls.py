@@ -177,6 +177,20 @@ def test_wrong_passwords_are_slowed_down_and_nobody_else_is(site: Site, stack: S
     assert site.request("POST", CHAT, json=HELLO, headers=headers).status_code == 200
 
 
+@pytest.mark.parametrize("command", ["migrate", "serve"])
+def test_mlflow_itself_refuses_plain_http_beyond_loopback(stack: StackUnderTest, command: str) -> None:
+    """Also after a bare `docker compose up`, and before it changes a table."""
+    service = {"migrate": "mlflow-migrate", "serve": "mlflow"}[command]
+    refused = stack.compose(
+        *("run", "--rm", "--no-TTY", "--no-deps", service),
+        check=False,
+        variables={"BIND_ADDRESS": "0.0.0.0"},
+    )
+    assert refused.returncode == 1
+    assert "expected BIND_ADDRESS to be a loopback address, found 0.0.0.0" in refused.stdout + refused.stderr
+    assert "ALLOW_PLAIN_HTTP=yes" in refused.stdout + refused.stderr
+
+
 @pytest.fixture
 def page(site: Site, stack: StackUnderTest, chromium_path: str) -> Iterator[Any]:
     with sync_playwright() as playwright:
