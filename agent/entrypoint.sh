@@ -61,6 +61,8 @@ if [ "${1:-}" = exec ]; then
 	[ $# -gt 0 ] || fail "expected a command after 'exec', found none; for a shell: exec bash"
 	# Programs started this way find openhands-sdk under `python`.
 	export PATH="/opt/venv/bin:$PATH"
+	# A way out is opened with the key that such a program was given; the runner opens its own.
+	[ -z "${PADDOCK_EGRESS:-}" ] || set -- /opt/venv/bin/python -P -m paddock_agent.egress "$@"
 	exec "$@"
 fi
 exec paddock-agent "$@"

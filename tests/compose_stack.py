@@ -7,10 +7,13 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 
 import pytest
 from cases import Product
 from stack_under_test import ROOT, StackUnderTest, sweep
+
+PROFILES = ("egress",)
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +24,9 @@ def built() -> dict[str, str]:
 
     where = settings.paths()
     loaded = settings.load(where)
-    ComposeStack(where, loaded).build()
+    # With the optional services that tests bring up.
+    exposed = replace(loaded.exposed, profiles=(*loaded.exposed.profiles, *PROFILES))
+    ComposeStack(where, replace(loaded, exposed=exposed)).build()
     variables = {"MLFLOW_PORT": "0", "DEMO_SCENARIOS": str(ROOT / "tests" / "scenarios"), **_tls()}
     if mtu := loaded.mtu or preflight.uplink_mtu():
         variables["NETWORK_MTU"] = str(min(mtu, 1500))

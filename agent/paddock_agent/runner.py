@@ -11,7 +11,7 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import tracing
+from . import egress, tracing
 from .confinement import Confinement
 from .errors import BudgetExhausted, RunStopped, UsageError
 from .handover import Handover
@@ -66,6 +66,8 @@ def run(settings: RunSettings, handed_over: Handover, writer: Writer) -> NoRetur
     session = _Session(settings, handed_over, task, writer, started_at)
     try:
         with Interruption(settings.timeout, session.exit_at_once):
+            # Before the walls: what holds the key is none of the agent's programs.
+            _open_egress(settings)
             session.confine()
             outcome, said = session.play(history, mcp, message)
     except RunStopped as stop:
@@ -75,6 +77,13 @@ def run(settings: RunSettings, handed_over: Handover, writer: Writer) -> NoRetur
             history.forget(settings.id)
         raise
     session.finish(outcome, said)
+
+
+def _open_egress(settings: RunSettings) -> None:
+    os.environ.pop("PADDOCK_EGRESS", None)
+    if settings.egress:
+        key = settings.llm_api_key.get_secret_value()
+        os.environ.update(egress.open_way(settings.egress, "" if key == KEYLESS else key))
 
 
 def _mcp_servers(settings: RunSettings, handed_over: Handover) -> dict[str, dict[str, Any]]:

@@ -79,6 +79,11 @@ class RunSettings(BaseSettings):
         default=5, ge=1, le=20, description="Attempts of one model call, the first included."
     )
     llm_retry_wait: int = Field(default=8, ge=0, description="Most seconds between two attempts.")
+    egress: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("egress", "PADDOCK_EGRESS"),
+        description="HOST:PORT of the egress proxy, in runs that have a way out.",
+    )
     max_output_tokens: int | None = Field(
         default=None, ge=1, description="Of one model call; None leaves it open."
     )

@@ -139,6 +139,7 @@ keys = Table(
     Column("budget_count", Integer, nullable=True),
     Column("requests_per_minute", Integer, nullable=True),
     Column("tokens_per_minute", Integer, nullable=True),
+    Column("egress_allow", ListOfText, nullable=False, default=list, server_default="[]"),
     Column("created_at", Moment, nullable=False),
     Column("created_by", String(255), nullable=False),
     Column("expires_at", Moment, nullable=True),
@@ -146,7 +147,8 @@ keys = Table(
     Column("last_used_at", Moment, nullable=True),
     UniqueConstraint("sha256", name="uq_paddock_keys_sha256"),
 )
-"""A budget without a unit is for the key's whole life. An empty list of endpoints opens none."""
+"""A budget without a unit is for the key's whole life. An empty list of endpoints opens none. `egress_allow` is what the
+egress proxy lets the key's run reach, beside its own defaults."""
 
 rate_limits = Table(
     "paddock_rate_limits",

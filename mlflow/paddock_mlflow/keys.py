@@ -23,6 +23,8 @@ PREFIXES = (PREFIX, "pdk-")
 STACK_KEY_ID = "pk_stack"
 """The key that the stack itself has: the gate's identity, and what `./paddock env` prints."""
 
+_LISTS = ("endpoints", "experiment_ids", "egress_allow")
+
 
 @dataclass(frozen=True)
 class Key:
@@ -39,6 +41,7 @@ class Key:
     budget_count: int | None
     requests_per_minute: int | None
     tokens_per_minute: int | None
+    egress_allow: tuple[str, ...]
     created_at: datetime
     created_by: str
     expires_at: datetime | None
@@ -128,12 +131,9 @@ def _columns() -> list[Any]:
 
 def _key(row: RowMapping) -> Key:
     values = dict(row)
-    return Key(
-        **values
-        | {"endpoints": tuple(values["endpoints"]), "experiment_ids": tuple(values["experiment_ids"])}
-    )
+    return Key(**values | {name: tuple(values[name]) for name in _LISTS})
 
 
 def _values(key: Key) -> dict[str, Any]:
     values = {name: getattr(key, name) for name in Key.__dataclass_fields__}
-    return values | {"endpoints": list(key.endpoints), "experiment_ids": list(key.experiment_ids)}
+    return values | {name: list(values[name]) for name in _LISTS}

@@ -27,6 +27,7 @@ def create_app() -> object:
         budgets,
         declared_prices,
         deleted_users,
+        egress_api,
         listed_models,
         upstreams,
     )
@@ -43,6 +44,7 @@ def create_app() -> object:
     app = auth.create_app()
     gateway_errors.register(app)
     admin_api.register(app)
+    egress_api.register(app)
     listed_models.register()
     deleted_users.register(settings.tracking_database)
     declared_prices.Watch.of_environment(settings.tracking_database).start()

@@ -70,6 +70,8 @@ class Settings(BaseSettings):
     run_keys_need_gate: bool = True
     """Whether a run's key counts only in what the gate passes on. False where there is no gate: the embedded stack."""
     internal_token: SecretStr | None = None
+    egress_token: SecretStr | None = None
+    """What the egress proxy asks with; without it nobody may."""
     flask_secret_key: SecretStr | None = None
     kek_passphrase: SecretStr | None = None
 

@@ -9,6 +9,7 @@ import typer
 
 from paddock_cli import console
 from paddock_cli.config_commands import config_app
+from paddock_cli.egress_commands import egress_app
 from paddock_cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 
 app.add_typer(config_app)
+app.add_typer(egress_app)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")
@@ -46,13 +48,14 @@ def demo(
     as_json: AsJson = False,
 ) -> None:
     """Bring everything up and run the first task, judged; without Docker it runs embedded and says so."""
-    from paddock_cli import config, preflight, selection, task
+    from paddock_cli import config, egress, preflight, selection, task
     from paddock_cli import demo as first_task
     from paddock_cli.settings import load, paths
 
     where = paths()
     settings = load(where)
     config.validate(None)
+    egress.require_valid(settings)
     if workspace is not None:
         workspace = preflight.workspace(workspace, where)
     stack = selection.to_start(where, settings, embedded=embedded, fall_back=True)
@@ -77,13 +80,14 @@ def up(
     as_json: AsJson = False,
 ) -> None:
     """Build what is missing, start the stack and wait until it serves."""
-    from paddock_cli import config, selection
+    from paddock_cli import config, egress, selection
     from paddock_cli.settings import load, paths
 
     where = paths()
     settings = load(where)
-    # A slip in it should not first cost a start.
+    # A slip in them should not first cost a start.
     config.validate(None)
+    egress.require_valid(settings)
     stack = selection.to_start(where, settings, embedded=embedded, fall_back=False)
     with selection.changing(where):
         stack.up(build=not no_build)
@@ -224,6 +228,12 @@ def run(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN_ID", help="Go on with a run that was cut off.")
     ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="HOST", help="What it may reach beside the models, like index.example. Repeatable."
+        ),
+    ] = None,
     user: Annotated[str | None, typer.Option(help="Name in the trace. [default: yours]")] = None,
     tag: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="Tag of the trace. Repeatable.")
@@ -258,6 +268,7 @@ def run(
         tools=tools,
         mcp=mcp,
         resume=resume,
+        allow=allow or [],
         user=user,
         tags=tag or [],
         secrets=secret or [],

@@ -33,6 +33,8 @@ AGENT_GRACE_SECONDS = 45
 AUDIT_SECONDS = 300
 """How long the container of an audit waits at most, should nobody remove it."""
 WAIT_SECONDS = 300
+EGRESS = "egress:3128"
+"""The egress proxy, as agents see it."""
 NEEDED_BYTES = 8 * 1024**3
 DEMO_MODEL_URL = "http://demo-model:8000/v1"
 """As docker-compose.yml has it."""
@@ -238,7 +240,8 @@ class ComposeStack:
             self._command([*command, service, *request.arguments("/workspace", "/state")]),
             cwd=self._where.root,
             env=self._variables(*request.secrets)
-            | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()},
+            | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()}
+            | ({"PADDOCK_EGRESS": EGRESS} if request.egress else {}),
             # The run's key and secrets: no argument, environment or file that outlives the moment holds them.
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -333,6 +336,12 @@ class ComposeStack:
                 if separator and len(value) >= 12:
                     held[f"{service}/{name}"] = value
         return held
+
+    def egress(self) -> bool:
+        """Whether the egress proxy runs."""
+        labels = (f"com.docker.compose.project={self._project()}", "com.docker.compose.service=egress")
+        filters = [word for label in labels for word in ("--filter", f"label={label}")]
+        return bool(self._engine("ps", "--quiet", "--filter", "status=running", *filters).stdout.split())
 
     # Building
 

@@ -235,6 +235,10 @@ class EmbeddedStack:
         processes.note(self._beside(request.run_id, _PID), process.pid)
         return _PlainProcess(process, request, terminals)
 
+    def egress(self) -> bool:
+        """None: without containers nothing is closed that a proxy could open."""
+        return False
+
     def end_agents(self) -> int:
         """SIGTERM to each; the runner closes its trace as ERROR before it ends."""
         running = [

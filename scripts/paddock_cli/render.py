@@ -133,6 +133,29 @@ def status_table(services: list[ServiceStatus]) -> Table:
     return table
 
 
+def egress_table(decisions: list[dict[str, Any]]) -> Table:
+    """What the egress proxy decided. Host and path are an agent's words."""
+    table = Table()
+    for column in ("time", "run", "decision", "host", "what", "reason"):
+        table.add_column(column, overflow="fold")
+    for one in decisions:
+        what = " ".join(str(one[name]) for name in ("method", "path") if one.get(name))
+        table.add_row(
+            *(
+                Text(str(text))
+                for text in (
+                    str(one.get("time", ""))[:19],
+                    one.get("run_id", "–"),
+                    one.get("event", ""),
+                    f"{one.get('host', '')}:{one['port']}" if one.get("port") else one.get("host", "–"),
+                    what or "–",
+                    one.get("reason", "–"),
+                )
+            )
+        )
+    return table
+
+
 def money(amount: float | None) -> str:
     """USD with as many digits as a small amount needs."""
     return "unknown" if amount is None else f"${amount:.6f}".rstrip("0").rstrip(".") if amount else "$0"

@@ -73,6 +73,7 @@ def made_for(server: Mlflow, request: Request, budget: Decimal | None) -> Iterat
             "name": f"run {request.run_id}",
             "run_id": request.run_id,
             "budget": None if budget is None else keys.Budget(budget).as_json(),
+            "egress_allow": list(request.allow),
             "expires_in": (request.timeout or DEFAULT_TIMEOUT_SECONDS) + GRACE_SECONDS,
         },
     )

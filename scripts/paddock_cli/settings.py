@@ -16,6 +16,7 @@ from paddock_cli.errors import BadSettings
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "LLM_API_KEY")
 PROVIDER_CHOICES = ("LLM_BASE_URL", "LLM_PRICE", "CODER_MODEL", "JUDGE_MODEL")
 GATEWAY_CONFIG = "GATEWAY_CONFIG"
+EGRESS_CONFIG = "EGRESS_CONFIG"
 DEFAULT_PORT = 5000
 DEFAULT_BASE_IMAGE = "debian:trixie-slim"
 MAXIMUM_CPUS = 1024
@@ -83,6 +84,8 @@ class Settings:
     """The engine's container runtime for agents; empty is the engine's default."""
     gateway_config: Path = Path("mlflow/gateway.yaml")
     """The gateway's declared configuration, as an absolute path."""
+    egress_config: Path = Path("services/egress/egress.yaml")
+    """What agents may reach through the egress proxy, as an absolute path."""
     provider: dict[str, str] = field(default_factory=dict)
     """Those of PROVIDER_CHOICES that are set."""
     keys: dict[str, str] = field(default_factory=dict, repr=False)
@@ -106,7 +109,12 @@ def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | Non
     earlier = read_env_file(where.state / _REMEMBERED)
     # A path is the checkout's, as for Compose, wherever the call comes from.
     gateway_config = where.root / (values.get(GATEWAY_CONFIG) or "mlflow/gateway.yaml")
-    named = [*_secrets_named_in(gateway_config), *(_secrets_named_in(beside) if beside else ())]
+    egress_config = where.root / (values.get(EGRESS_CONFIG) or "services/egress/egress.yaml")
+    named = [
+        name
+        for path in (gateway_config, beside, egress_config)
+        for name in (_secrets_named_in(path) if path else ())
+    ]
     keys = tuple(dict.fromkeys([*PROVIDER_KEYS, *named]))
     remembered = {
         name: value
@@ -126,6 +134,7 @@ def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | Non
         agent_runtime=values.get("AGENT_RUNTIME", "").strip(),
         provider={name: values[name] for name in PROVIDER_CHOICES if values.get(name)},
         gateway_config=gateway_config,
+        egress_config=egress_config,
         keys={name: values[name] for name in keys if values.get(name)},
         remembered=remembered,
     )
@@ -138,6 +147,12 @@ def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | Non
     # Compose multiplies them, and tells what it could not read in words of its own.
     _number(values, "AGENT_CPUS", 2, 0, MAXIMUM_CPUS)
     _number(values, "SERVICE_CPUS", 2, 1, MAXIMUM_CPUS)
+    if values.get(EGRESS_CONFIG) and not os.access(egress_config, os.R_OK):
+        raise BadSettings(
+            "EGRESS_CONFIG to name a readable file",
+            str(egress_config),
+            "mend EGRESS_CONFIG in .env, or unset it for the shipped services/egress/egress.yaml",
+        )
     _check_provider(settings, shipped=not values.get(GATEWAY_CONFIG))
     return settings
 
@@ -200,8 +215,8 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _secrets_named_in(path: Path) -> list[str]:
-    """Names of variables in a gateway configuration, comments left out; a file that can't be read names none here, and is
-    refused where it is used."""
+    """Names of variables in a declared configuration, comments left out; a file that can't be read names none here, and
+    is refused where it is used."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError:

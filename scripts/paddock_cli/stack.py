@@ -83,6 +83,10 @@ class Request:
     """What the agent's tools get by name, and nobody gets to see."""
     begun_with: str = ""
     """The task of a run that is resumed."""
+    allow: tuple[str, ...] = ()
+    """Hosts that this run may reach through the egress proxy, beside what its configuration allows to all."""
+    egress: bool = False
+    """Whether the agent is told of the egress proxy."""
 
     def handover(self) -> str:
         """What the runner reads from standard input: all that no argument, environment or file is to hold."""
@@ -210,6 +214,10 @@ class Stack(Protocol):
 
     def rotate_passphrase(self) -> None:
         """Encrypt the gateway's secrets with a new passphrase; MLflow is away for some seconds. Raises StartFailed."""
+        ...
+
+    def egress(self) -> bool:
+        """Whether there is an egress proxy that agents may use."""
         ...
 
     def start_agent(self, request: Request) -> AgentProcess:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paddock_cli import console, judging, preflight, render, run_keys, runs
+from paddock_cli import console, egress, judging, preflight, render, run_keys, runs
 from paddock_cli.errors import NotFound, ServerFailed, UnknownEndpoint, UsageFailed
 from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
 from paddock_cli.processes import owner_name
@@ -42,6 +42,7 @@ class Order:
     tools: str | None = None
     mcp: Path | None = None
     resume: str | None = None
+    allow: list[str] = field(default_factory=list)
     user: str | None = None
     tags: list[str] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
@@ -125,6 +126,7 @@ def request_of(order: Order, where: Paths) -> Request:
         if "=" not in tag.strip("="):
             raise UsageFailed("--tag NAME=VALUE", repr(tag), "write it like --tag team=web")
     run_keys.parse_budget(order.budget)
+    allow = egress.hosts(order.allow)
     run_id = order.resume or str(uuid.uuid4())
     mcp = order.mcp or (Path(before["mcp"]) if before.get("mcp") else None)
     mcp_file, servers = preflight.mcp_file(mcp) if mcp else (None, None)
@@ -146,6 +148,7 @@ def request_of(order: Order, where: Paths) -> Request:
         resume=order.resume is not None,
         secrets=declared_secrets([*order.secrets, *(before.get("secrets") or [])], where),
         begun_with=before.get("task") or "",
+        allow=allow,
     )
 
 
@@ -223,6 +226,7 @@ def perform(stack: Stack, order: Order, where: Paths, *, as_json: bool, judge_se
     budget = run_keys.parse_budget(order.budget)
     server = Mlflow(stack.connection())
     _require_endpoint(server, request.endpoint)
+    request = replace(request, egress=egress.for_run(stack, request.allow))
     request.state.mkdir(mode=0o700, exist_ok=True)
     runs.note(where, request, stack.kind)
     with run_keys.made_for(server, request, budget) as key:

@@ -47,11 +47,12 @@ SESSIONS = (
     Session(
         "stack",
         "tests/requirements.txt",
-        ("scripts", "mlflow", "services/demo-model"),
+        ("scripts", "mlflow", "services/demo-model", "services/egress"),
         (
             "tests/lint",
             "tests/unit/cli",
             "tests/unit/demo_model",
+            "tests/unit/egress",
             "tests/unit/mlflow",
             "tests/embedded",
             "tests/stack",

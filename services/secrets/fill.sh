@@ -12,6 +12,7 @@ umask 077
 
 settings=/run/secrets/settings
 gateway=/gateway.yaml
+egress=/egress.yaml
 
 fail() {
   printf 'secrets: %s\n' "$*" >&2
@@ -89,6 +90,7 @@ give() { # service uid name...
 make admin_password 18
 make agent_key 32 pdk-
 make internal_token 32
+make egress_token 32
 make kek_passphrase 32
 make flask_secret_key 32
 # By these MLflow knows the two proxies before it; all three take new ones without a restart.
@@ -132,6 +134,11 @@ for key in OPENAI_API_KEY ANTHROPIC_API_KEY GEMINI_API_KEY LLM_API_KEY S3_ACCESS
   value[${key,,}]=$found
 done
 
+# Names of settings that a configuration mentions, comments left out.
+names_in() { # file
+  sed 's/#.*//' "$1" | grep -oE '\b[A-Z][A-Z0-9_]{2,99}\b' | sort -u
+}
+
 # Further names that the declared configuration mentions and the settings hold: keys of other providers, what webhooks
 # sign with. Nothing that is for another service.
 named=()
@@ -139,17 +146,40 @@ while read -r name; do
   case $name in
     OPENAI_API_KEY | ANTHROPIC_API_KEY | GEMINI_API_KEY | LLM_API_KEY | S3_* | POSTGRES_* | PADDOCK_*) continue ;;
     DEMO_API_KEY | ADMIN_PASSWORD | AGENT_KEY | INTERNAL_TOKEN | KEK_* | FLASK_SECRET_KEY | GATE_SECRET | TLS_SECRET) continue ;;
+    EGRESS_*) continue ;;
   esac
   found=$(setting "$name")
   if [ -n "$found" ]; then
     value[${name,,}]=$found
     named+=("${name,,}")
   fi
-done < <(sed 's/#.*//' "$gateway" | grep -oE '\b[A-Z][A-Z0-9_]{2,99}\b' | sort -u)
+done < <(names_in "$gateway")
 # Those of an earlier configuration.
 for file in /out/mlflow-setup/*; do
   name=${file##*/}
   case " gateway.yaml admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key ${named[*]} " in
+    *" $name "*) ;;
+    *) rm -f "$file" ;;
+  esac
+done
+
+# What the egress proxy adds to requests: the secrets that its configuration names, and none of another service.
+egress_named=()
+while read -r name; do
+  case $name in
+    OPENAI_API_KEY | ANTHROPIC_API_KEY | GEMINI_API_KEY | LLM_API_KEY | S3_* | POSTGRES_* | PADDOCK_*) continue ;;
+    DEMO_API_KEY | ADMIN_PASSWORD | AGENT_KEY | INTERNAL_TOKEN | KEK_* | FLASK_SECRET_KEY | GATE_SECRET | TLS_SECRET) continue ;;
+    EGRESS_*) continue ;;
+  esac
+  found=$(setting "$name")
+  if [ -n "$found" ]; then
+    value[${name,,}]=$found
+    egress_named+=("${name,,}")
+  fi
+done < <(names_in "$egress")
+for file in /out/egress/*; do
+  name=${file##*/}
+  case " egress_token ${egress_named[*]} " in
     *" $name "*) ;;
     *) rm -f "$file" ;;
   esac
@@ -176,8 +206,8 @@ else
   rm -f /out/object-store/s3_access_key /out/object-store/s3_secret_key
 fi
 give mlflow-migrate 10001 postgres_mlflow_password
-give mlflow 10001 admin_password agent_key internal_token "${passphrases[@]}" flask_secret_key gate_secret tls_secret \
-  postgres_mlflow_password s3_access_key s3_secret_key
+give mlflow 10001 admin_password agent_key internal_token egress_token "${passphrases[@]}" flask_secret_key gate_secret \
+  tls_secret postgres_mlflow_password s3_access_key s3_secret_key
 give mlflow-jobs 10001 internal_token postgres_mlflow_password s3_access_key s3_secret_key
 give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key \
   "${named[@]}"
@@ -186,6 +216,10 @@ write mlflow-setup 10001 gateway.yaml "$(cat "$gateway")"
 give gate 10002 agent_key gate_secret
 give tls 10002 tls_secret
 give demo-model 10003 demo_api_key
+give egress 10006 egress_token "${egress_named[@]}"
+# Where the proxy writes what agents read.
+chgrp 10006 /out/egress-trust
+chmod 0775 /out/egress-trust
 # Somebody else's store has no root account that we know: an empty value takes the files away.
 $own_store || value[s3_root_user]='' value[s3_root_password]=''
 give object-store-setup 10001 s3_root_user s3_root_password s3_access_key s3_secret_key

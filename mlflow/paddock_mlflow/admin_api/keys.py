@@ -8,7 +8,7 @@ from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, HTTPException
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from sqlalchemy import Connection, case, func, select
 
 from paddock_mlflow import keys
@@ -20,6 +20,14 @@ router = APIRouter(prefix="/keys")
 
 PerMinute = Annotated[int, Field(gt=0, le=2_000_000_000)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@+-]{0,127}$")]
+_LABEL = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+HostEntry = Annotated[
+    str,
+    StringConstraints(
+        pattern=rf"^(?:\*\.)?(?:{_LABEL}\.)+[a-z](?:[a-z0-9-]{{0,61}}[a-z0-9])?$", max_length=253
+    ),
+]
+"""A host's name, or `*.` and a name: as the egress proxy has it (services/egress/paddock_egress/config/hosts.py)."""
 LONGEST_SECONDS = 10 * 366 * 86400
 
 
@@ -47,6 +55,13 @@ class NewKey(BaseModel):
     expires_in: Annotated[float, Field(gt=0, le=LONGEST_SECONDS)] | None = None
     requests_per_minute: PerMinute | None = None
     tokens_per_minute: PerMinute | None = None
+    egress_allow: Annotated[list[HostEntry], Field(max_length=100)] = []
+
+    @model_validator(mode="after")
+    def _only_runs_go_out(self) -> "NewKey":
+        if self.egress_allow and self.run_id is None:
+            raise ValueError("egress_allow is for the key of a run: name its run_id")
+        return self
 
 
 class Opens(BaseModel):
@@ -91,6 +106,7 @@ def create_key(wanted: NewKey, creator: Annotated[str, Depends(administrator)]) 
         budget_count=wanted.budget.count if wanted.budget and wanted.budget.unit else None,
         requests_per_minute=wanted.requests_per_minute,
         tokens_per_minute=wanted.tokens_per_minute,
+        egress_allow=tuple(dict.fromkeys(wanted.egress_allow)),
         created_at=created,
         created_by=creator,
         expires_at=created + timedelta(seconds=wanted.expires_in) if wanted.expires_in else None,
@@ -132,6 +148,7 @@ def put_stack_key(wanted: StackKey, creator: Annotated[str, Depends(administrato
         budget_count=None,
         requests_per_minute=None,
         tokens_per_minute=None,
+        egress_allow=(),
         created_at=now(),
         created_by=creator,
         expires_at=None,
@@ -217,6 +234,7 @@ def _shown(connection: Connection, found: list[keys.Key]) -> list[dict[str, Any]
                 **moments,
                 "endpoints": list(key.endpoints),
                 "experiment_ids": list(key.experiment_ids),
+                "egress_allow": list(key.egress_allow),
                 "budget": budget,
                 "spent_usd": _usd(spent),
                 "reserved_usd": _usd(reserved),

@@ -18,7 +18,15 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No setting of the machine or of the user reaches a test."""
     for name in (*PROVIDER_KEYS, *PROVIDER_CHOICES, "MLFLOW_PORT", "NETWORK_MTU", "CA_BUNDLE", "BASE_IMAGE"):
         monkeypatch.delenv(name, raising=False)
-    for name in ("GATEWAY_CONFIG", "SOME_API_KEY", "AGENT_RUNTIME", "AGENT_CPUS", "SERVICE_CPUS"):
+    for name in (
+        "GATEWAY_CONFIG",
+        "EGRESS_CONFIG",
+        "COMPOSE_PROFILES",
+        "SOME_API_KEY",
+        "AGENT_RUNTIME",
+        "AGENT_CPUS",
+        "SERVICE_CPUS",
+    ):
         monkeypatch.delenv(name, raising=False)
     for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT", "PADDOCK_ENV_FILE"):
         monkeypatch.delenv(name, raising=False)

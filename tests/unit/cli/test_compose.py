@@ -22,7 +22,7 @@ def told(name, default=''):
 
 if arguments[0] == 'compose':
     rest = after('--env-file')[1:]
-    options = ('--project-name', 'paddock', '--profile', 'agent', '*', '--progress', 'plain', '--file')
+    options = ('--project-name', 'paddock', '--profile', 'agent', 'egress', '*', '--progress', 'plain', '--file')
     rest = [word for word in rest if word not in options and not word.endswith(('.yml', '.hosts.json'))]
     command = rest[0]
     if command == 'config':
@@ -335,6 +335,31 @@ def test_keys_and_secrets_reach_the_runner_by_standard_input_alone(
         "mcp": {"mcpServers": {"one": {"command": "x", "env": {"KEY": "a-secret-of-the-server"}}}},
     }
     assert "--handover" in call["arguments"]
+
+
+def test_an_agent_is_told_of_the_egress_proxy_where_its_run_has_one(make, calls, docker, tmp_path):
+    make().start_agent(request(tmp_path, egress=True)).wait()
+    make().start_agent(request(tmp_path)).wait()
+
+    told, untold = compose_calls(calls, docker, "run")
+    assert told["env"]["PADDOCK_EGRESS"] == "egress:3128"
+    assert "PADDOCK_EGRESS" not in untold["env"]
+
+
+def test_the_egress_proxy_is_found_by_its_labels(make, calls, docker, tmp_path, answers):
+    assert make().egress() is False
+    answers("running", "0123abcd\n")
+    assert make().egress() is True
+    asked = [call["arguments"] for call in calls(docker) if call["arguments"][0] == "ps"][-1]
+    assert "label=com.docker.compose.service=egress" in asked
+    assert "status=running" in asked
+
+
+def test_images_of_profiles_that_are_on_are_built(make, calls, docker):
+    make(COMPOSE_PROFILES="egress").build()
+
+    build = compose_calls(calls, docker, "build")[0]["arguments"]
+    assert [build[i + 1] for i, word in enumerate(build) if word == "--profile"] == ["egress", "agent"]
 
 
 def test_the_browser_tool_takes_the_larger_image(make, calls, docker, tmp_path):

@@ -230,7 +230,8 @@ def request(tmp_path, **changes):
 
 
 def test_a_run_has_a_key_of_its_own_as_long_as_it_lasts(fake, server, tmp_path):
-    with run_keys.made_for(server, request(tmp_path, timeout=100), Decimal("0.50")) as key:
+    wanted = request(tmp_path, timeout=100, allow=("index.example",))
+    with run_keys.made_for(server, wanted, Decimal("0.50")) as key:
         assert (key.text, key.spent) == (MADE["key"], None)
         ((_, _, body),) = fake.asked
 
@@ -241,6 +242,7 @@ def test_a_run_has_a_key_of_its_own_as_long_as_it_lasts(fake, server, tmp_path):
         "name": "run r-1",
         "run_id": "r-1",
         "budget": {"usd": "0.50", "unit": None, "count": 1},
+        "egress_allow": ["index.example"],
         "expires_in": 700,
     }
     assert fake.asked[1][1].endswith(f"/{MADE['id']}/revoke")

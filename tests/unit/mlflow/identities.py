@@ -5,6 +5,7 @@ AGENT_KEY = "pdk-key-of-the-tests"
 INTERNAL_TOKEN = "token-of-the-tests"
 GATE_SECRET = "gate-secret-of-the-tests"
 TLS_SECRET = "tls-secret-of-the-tests"
+EGRESS_TOKEN = "egress-token-of-the-tests"
 
 SECRETS = {
     "admin_password": ADMIN[1],
@@ -12,6 +13,7 @@ SECRETS = {
     "internal_token": INTERNAL_TOKEN,
     "gate_secret": GATE_SECRET,
     "tls_secret": TLS_SECRET,
+    "egress_token": EGRESS_TOKEN,
     "flask_secret_key": "flask-key-of-the-tests",
     "kek_passphrase": "passphrase-of-the-tests",
 }
