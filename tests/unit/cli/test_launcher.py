@@ -61,7 +61,8 @@ def test_works_from_any_folder_and_hands_arguments_and_exit_code_on(checkout, pr
 
 
 def test_modules_in_the_workspace_are_not_imported_by_the_command_line(checkout, program, tmp_path):
-    program("uv", FAKE_UV)
+    where = tmp_path / "where uv was called"
+    program("uv", FAKE_UV + f"open({str(where)!r}, 'w').write(os.getcwd())")
     marker = tmp_path / "imported"
     hostile = tmp_path / "project"
     hostile.mkdir()
@@ -88,6 +89,8 @@ def test_modules_in_the_workspace_are_not_imported_by_the_command_line(checkout,
 
     assert answer.returncode == 0, answer.stderr
     assert eval(answer.stdout)[0] == str(hostile)
+    # uv obeys a uv.toml and a pyproject.toml there.
+    assert where.read_text() != str(hostile)
     assert not marker.exists()
 
 
