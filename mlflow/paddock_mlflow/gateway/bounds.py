@@ -131,24 +131,29 @@ class _Medium:
 
 def _media(prompts: list[Any]) -> Iterator[_Medium]:
     """What is no text in a prompt, in the forms of OpenAI's, Anthropic's and Google's protocols."""
-    left = prompts
+    left = [one for one in prompts if isinstance(one, dict | list)]
     while left:
         part = left.pop()
-        if isinstance(part, list):
-            left.extend(part)
-        elif isinstance(part, dict):
+        if isinstance(part, dict):
             medium = _medium(part)
             if medium is not None:
                 yield medium
-            else:
-                left.extend(part.values())
+                continue
+            part = part.values()
+        # Texts are most of it, and are not looked at one by one.
+        left += [one for one in part if isinstance(one, dict | list)]
 
 
 def _medium(part: Mapping[str, Any]) -> _Medium | None:
     kind = part.get("type")
-    for name in ("inlineData", "inline_data", "fileData", "file_data"):
-        if isinstance(data := part.get(name), dict):
-            return _of_google(data)
+    if not isinstance(kind, str):
+        # Google's parts are told by their fields.
+        for name in _OF_GOOGLE & part.keys():
+            if isinstance(data := part[name], dict):
+                return _of_google(data)
+        return None
+    if kind not in _IMAGES and kind not in _UNBOUNDED:
+        return None
     source = part.get("source")
     if kind in _IMAGES:
         if isinstance(source, dict):
@@ -159,12 +164,13 @@ def _medium(part: Mapping[str, Any]) -> _Medium | None:
         if isinstance(url, str) and url.startswith("data:"):
             return _inline(url) if url.startswith("data:image/") else _Medium(False)
         return _Medium(True)
-    if kind in _UNBOUNDED:
-        if isinstance(source, dict) and source.get("type") in ("text", "content"):
-            # Anthropic's documents of plain text, or of parts that are looked at each.
-            return None
-        return _Medium(False)
-    return None
+    if isinstance(source, dict) and source.get("type") in ("text", "content"):
+        # Anthropic's documents of plain text, or of parts that are looked at each.
+        return None
+    return _Medium(False)
+
+
+_OF_GOOGLE = frozenset({"inlineData", "inline_data", "fileData", "file_data"})
 
 
 def _of_google(data: Mapping[str, Any]) -> _Medium | None:

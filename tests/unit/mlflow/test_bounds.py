@@ -104,6 +104,7 @@ def test_documents_and_films_may_fill_a_context(part: dict[str, Any]) -> None:
         {"inlineData": {"mimeType": "audio/wav", "data": "A" * 400}},
         {"type": "web_search_result", "url": "https://example.org/image", "title": "image"},
         {"type": "output_text", "text": "file", "annotations": [{"type": "url_citation", "url": LINK}]},
+        {"type": ["image"], "image_url": 7, "fileData": "no object"},
     ],
     ids=lambda part: json.dumps(part)[:60],
 )
