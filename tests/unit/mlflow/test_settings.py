@@ -141,7 +141,8 @@ def test_a_command_without_its_secrets_says_which(tmp_path: Path, root: Path) ->
 def test_every_error_is_of_one_tree() -> None:
     assert issubclass(SettingsError, PaddockError)
     assert issubclass(IncompatibleMlflow, PaddockError)
-    assert set(SECRETS) <= set(load.__globals__["Settings"].model_fields)
+    # Those of the proxies are read from their files each time.
+    assert set(SECRETS) - {"gate_secret", "tls_secret"} <= set(load.__globals__["Settings"].model_fields)
 
 
 @pytest.mark.parametrize("name", ["MLFLOW_GATEWAY_ROUTE_TIMEOUT_SECONDS", "MAX_TRACE_BODY_BYTES"])
