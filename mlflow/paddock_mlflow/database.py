@@ -9,6 +9,7 @@
 | `paddock_budget_windows` | what the calls of one budget's window cost and reserve together |
 | `paddock_alerts` | an alert that was fired |
 | `paddock_usage_outbox` | the record of a call that is not a usage trace yet |
+| `paddock_trace_owners` | the key that a trace belongs to, and its experiment |
 | `paddock_config_version` | one row: a number that any change of the gateway's configuration raises |
 
 Money is `Usd` everywhere, moments are `Moment`.
@@ -252,6 +253,16 @@ usage_outbox = Table(
     Column("error", Text, nullable=True),
 )
 """`error` says why no trace could be made of a record, which is then set aside."""
+
+trace_owners = Table(
+    "paddock_trace_owners",
+    metadata,
+    Column("trace_id", String(50), primary_key=True),
+    Column("key_id", String(40), nullable=False),
+    Column("experiment_id", String(32), nullable=False),
+    Column("claimed_at", Moment, nullable=False),
+)
+"""`trace_id` as MLflow has it, `tr-…`."""
 
 config_version = Table(
     "paddock_config_version",

@@ -49,6 +49,9 @@ KEY_HEADERS = ("x-api-key", "api-key", "x-goog-api-key")
 KEY: ContextVar[keys.Key | None] = ContextVar("paddock_key", default=None)
 """The key that `authenticate` accepted for this request."""
 
+VOUCHED: ContextVar[keys.Key | None] = ContextVar("paddock_vouched", default=None)
+"""The key in whose name `paddock_mlflow.collected` passes spans on: valid when they came, whatever it is now."""
+
 
 _ATTEMPTS = Attempts()
 
@@ -97,11 +100,14 @@ def authenticate() -> Authorization | Response:
     KEY.set(None)
     headers = {name.lower(): value for name, value in request.headers.items()}
     try:
-        match identify(headers, request.path):
+        vouched = VOUCHED.get() if request.path == TRACES else None
+        match vouched or identify(headers, request.path):
             case None:
                 return auth.make_basic_auth_response()
             case UserCredential(username):
                 pass
+            case keys.Key(username=username) as key:
+                KEY.set(key)
             case KeyCredential() as credential:
                 with engine(load().tracking_database).connect() as connection:
                     key = keys.find(connection, credential.sha256)
@@ -168,6 +174,14 @@ def _refusal(
                 f"expected a valid key, found one that has expired: {key.id};"
                 " ask for a new one (`./paddock keys create`)",
             )
+    if path == TRACES and key.run_id is not None:
+        return _answer(
+            path,
+            403,
+            "PERMISSION_DENIED",
+            f"expected a run's spans to come by the collector, found them with the run's key {key.id}; set"
+            " OTEL_EXPORTER_OTLP_ENDPOINT to the collector's address",
+        )
     if path == TRACES and experiment_id and experiment_id not in key.experiment_ids:
         return _answer(
             path,

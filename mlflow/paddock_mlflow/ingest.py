@@ -7,15 +7,14 @@ Gaps closed here, all seen with MLflow 3.17.2 (mlflow/server/otel_api.py):
 - A failure of the store is answered by 422 or 400, upon which exporters drop their spans: only 429, 502, 503 and 504 are
   retried (OTLP specification, "Retryable Response Codes"). Here it is 503 with Retry-After.
 - Bodies have no limit of size.
+- Spans for a trace of somebody else are added to it; see `paddock_mlflow.trace_owners`.
 
 Both classes are plain ASGI: Starlette's BaseHTTPMiddleware costs a task and a queue a request.
 """
 
 import logging
+import re
 import zlib
-from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, field
-from typing import Any
 
 from anyio import to_thread
 from google.protobuf.json_format import Error as JsonFormatError
@@ -23,29 +22,42 @@ from google.protobuf.json_format import Parse
 from google.protobuf.message import DecodeError
 from mlflow.exceptions import MlflowException
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 
+from paddock_mlflow import identity, trace_owners
+from paddock_mlflow.asgi import Answer, App, Disconnected, Receive, Scope, Send, TooLong, read, replay
+from paddock_mlflow.database import engine
 from paddock_mlflow.gateway import errors, routes
+from paddock_mlflow.settings import load
+from paddock_mlflow.sources import strip
 from paddock_mlflow.translate import EarlierSpans, PriceOf, translate
 
 _logger = logging.getLogger(__name__)
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TRACES_PATH = "/v1/traces"
 MAX_DECOMPRESSED_BYTES = 64 * 1024 * 1024
 RETRY_AFTER_SECONDS = 5
 
+PROTOBUF = "application/x-protobuf"
+
 _PIECE_BYTES = 1024 * 1024
-_PROTOBUF = "application/x-protobuf"
 _JSON = "application/json"
 _WINDOW_BITS = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _STORE_FAILURE = "Failed to log OpenTelemetry spans"
+_DATABASE_FAILURE = re.compile(r"https://sqlalche\.me/e/\d+/(e3q8|3o7r|rvf5)\b")
+"""https://docs.sqlalchemy.org/errors.html: operational errors (a lost connection, a full disk, a shutdown), an exhausted
+pool, errors of the interface."""
+_DATABASE_AWAY = "the database does not answer"
+_SPANS_FAILED = "the spans could not be stored"
+_DATA_FAILURE = re.compile(
+    r"https://sqlalche\.me/e/\d+/9h9h\b|A string literal cannot contain NUL \(0x00\) characters"
+)
+"""Stands in the text of a failure that is the spans' own: a value that the database can't hold, as a time after the year
+2262, or psycopg2's words for a text with NUL. No later attempt can succeed."""
 _SQLALCHEMY_FAILURE = "https://sqlalche.me/e/"
 """Stands in the text of each SQLAlchemy error; MLflow answers 400 with it for an exhausted pool or a lost connection."""
 
@@ -83,13 +95,13 @@ class BodyLimitMiddleware:
                 return
         elif Headers(scope=scope).get("transfer-encoding"):
             try:
-                body = await _read(receive, self._max_bytes)
-            except _TooLong:
+                body = await read(receive, self._max_bytes)
+            except TooLong:
                 await self._refuse(scope, receive, send, "more")
                 return
-            except _Disconnected:
+            except Disconnected:
                 return
-            receive = _replay(body, receive)
+            receive = replay(body, receive)
         await self.app(scope, receive, send)
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, found: str) -> None:
@@ -98,7 +110,7 @@ class BodyLimitMiddleware:
         close = {"connection": "close"}
         if scope["path"] == TRACES_PATH:
             remedy = "send fewer spans in a batch (OTEL_BSP_MAX_EXPORT_BATCH_SIZE)"
-            answer = _answer(413, f"{limit}; {remedy}, or raise MAX_TRACE_BODY_BYTES at the server", close)
+            answer = answer_of(413, f"{limit}; {remedy}, or raise MAX_TRACE_BODY_BYTES at the server", close)
         else:
             match = routes.match(scope["path"])
             message = f"{limit}; send a shorter prompt, or raise MAX_TRACE_BODY_BYTES at the server"
@@ -138,20 +150,17 @@ class IngestMiddleware:
             await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         try:
-            body = await _read(receive)
-            body, media_type = await to_thread.run_sync(
-                self._prepare, body, headers.get("content-encoding", ""), media_type
-            )
-        except _Disconnected:
+            body = await read(receive)
+            body, media_type = await to_thread.run_sync(self._prepare, body, headers)
+        except Disconnected:
             return
         except BadTraces as error:
-            await _answer(error.status, str(error))(scope, receive, send)
+            await answer_of(error.status, str(error))(scope, receive, send)
             return
-        except MlflowException:
+        except (MlflowException, DBAPIError, PoolTimeoutError):
             _logger.warning("the database does not answer", exc_info=True)
-            await _unavailable("the database does not answer")(scope, receive, send)
+            await unavailable(_DATABASE_AWAY)(scope, receive, send)
             return
         forwarded = dict(scope)
         forwarded["headers"] = list(scope["headers"])
@@ -160,28 +169,48 @@ class IngestMiddleware:
             del changed[name]
         changed["content-length"] = str(len(body))
         changed["content-type"] = media_type
-        answer = _Answer()
-        await self.app(forwarded, _replay(body, receive), answer.take)
-        if answer.is_store_failure():
+        answer = Answer()
+        await self.app(forwarded, replay(body, receive), answer.take)
+        if is_store_failure(answer):
             _logger.warning("the store refused spans: %s %s", answer.status, answer.text()[:500])
-            await _unavailable("the spans could not be stored")(scope, receive, send)
+            reason = _DATABASE_AWAY if _DATABASE_FAILURE.search(answer.text()) else _SPANS_FAILED
+            await unavailable(reason)(scope, receive, send)
             return
         for message in answer.messages:
             await send(message)
 
-    def _prepare(self, body: bytes, encoding: str, media_type: str) -> tuple[bytes, str]:
+    def _prepare(self, body: bytes, headers: Headers) -> tuple[bytes, str]:
         """The body to store, and its media type. What needs no translation stays as it was sent, but inflated."""
-        body = inflate(body, encoding, self._max_bytes)
+        media_type = media_type_of(headers)
+        body = inflate(body, headers.get("content-encoding", ""), self._max_bytes)
         request = parse(body, media_type)
+        changed = strip(request)
+        _require_own_traces(request, headers)
         try:
-            changed = translate(request, self._earlier, self._price_of)
+            changed = translate(request, self._earlier, self._price_of) or changed
         except MlflowException:
             raise
         except Exception:
             # A trace as it was sent is better than none.
             _logger.warning("spans are stored untranslated", exc_info=True)
-            changed = False
-        return (request.SerializeToString(), _PROTOBUF) if changed else (body, media_type)
+        return (request.SerializeToString(), PROTOBUF) if changed else (body, media_type)
+
+
+def _require_own_traces(request: ExportTraceServiceRequest, headers: Headers) -> None:
+    """Refuse what a key sends for traces of others; people, and what the collector brings, are asked elsewhere."""
+    key = identity.KEY.get()
+    if key is None or identity.VOUCHED.get() is not None:
+        return
+    experiment_id = headers.get("x-mlflow-experiment-id", "")
+    trace_ids = {f"tr-{span.trace_id.hex()}" for span in spans_of(request)}
+    with engine(load().tracking_database).begin() as connection:
+        foreign = trace_ids - trace_owners.claim(connection, trace_ids, key.id, experiment_id)
+    if foreign:
+        raise BadTraces(
+            f"expected traces that the key {key.id} began in experiment {experiment_id}, found {min(foreign)}, which is"
+            " another's; send spans of one trace with one key",
+            403,
+        )
 
 
 def inflate(body: bytes, encoding: str, max_bytes: int) -> bytes:
@@ -243,18 +272,16 @@ def parse(body: bytes, media_type: str) -> ExportTraceServiceRequest:
             from mlflow.server.otel_api import _convert_otlp_json_ids_to_base64
 
             Parse(_convert_otlp_json_ids_to_base64(body), request, ignore_unknown_fields=True)
-        elif media_type == _PROTOBUF:
+        elif media_type == PROTOBUF:
             request.ParseFromString(body)
         else:
-            raise BadTraces(f"expected Content-Type {_PROTOBUF} or {_JSON}, found {media_type or 'none'}")
+            raise BadTraces(f"expected Content-Type {PROTOBUF} or {_JSON}, found {media_type or 'none'}")
     except (DecodeError, JsonFormatError, ValueError, AttributeError, TypeError, RecursionError) as error:
         detail = str(error).partition("\n")[0][:200]
         raise BadTraces(
             f"expected an OTLP ExportTraceServiceRequest, found a body that is none: {detail}"
         ) from None
-    spans = [
-        span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
-    ]
+    spans = spans_of(request)
     if not request.resource_spans:
         raise BadTraces("expected an OTLP ExportTraceServiceRequest with spans, found none")
     for span in spans:
@@ -266,73 +293,43 @@ def parse(body: bytes, media_type: str) -> ExportTraceServiceRequest:
     return request
 
 
-@dataclass
-class _Answer:
-    """An application's answer, held back until it is known."""
-
-    messages: list[Message] = field(default_factory=list)
-
-    async def take(self, message: Message) -> None:
-        self.messages.append(message)
-
-    @property
-    def status(self) -> int:
-        return next((int(m["status"]) for m in self.messages if m["type"] == "http.response.start"), 0)
-
-    def text(self) -> str:
-        parts = (m.get("body", b"") for m in self.messages if m["type"] == "http.response.body")
-        return b"".join(parts).decode(errors="replace")
-
-    def is_store_failure(self) -> bool:
-        """Whether a later attempt may succeed: the store failed, rather than refused what it was given."""
-        if self.status == 501:
-            return False
-        return (
-            self.status >= 500
-            or (self.status == 422 and _STORE_FAILURE in self.text())
-            or (self.status == 400 and _SQLALCHEMY_FAILURE in self.text())
-        )
+def spans_of(request: ExportTraceServiceRequest) -> list[Span]:
+    """All spans of a request."""
+    return [
+        span for resource in request.resource_spans for scope in resource.scope_spans for span in scope.spans
+    ]
 
 
-class _TooLong(Exception):
-    """A body is longer than its limit."""
+def media_type_of(headers: Headers) -> str:
+    """The content type, without its parameters."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-class _Disconnected(Exception):
-    """The client went away before its body was complete: there is nobody to answer."""
+def is_store_failure(answer: Answer) -> bool:
+    """Whether a later attempt may succeed: the store failed, rather than refused what it was given."""
+    if answer.status == 501:
+        return False
+    text = answer.text()
+    if answer.status in (400, 500) and _DATA_FAILURE.search(text):
+        return False
+    return (
+        answer.status >= 500
+        or (answer.status == 422 and _STORE_FAILURE in text)
+        or (answer.status == 400 and _SQLALCHEMY_FAILURE in text)
+    )
 
 
-async def _read(receive: Receive, max_bytes: int | None = None) -> bytes:
-    """The whole body."""
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _Disconnected
-        body += message.get("body", b"")
-        if max_bytes is not None and len(body) > max_bytes:
-            raise _TooLong
-        if not message.get("more_body", False):
-            return bytes(body)
+def spans_failed(answer: Answer) -> bool:
+    """Whether an answer to be tried again, `IngestMiddleware`'s, is about the spans rather than the database."""
+    return answer.status == 503 and _SPANS_FAILED in answer.text()
 
 
-def _replay(body: bytes, receive: Receive) -> Receive:
-    sent = False
-
-    async def replay() -> Message:
-        nonlocal sent
-        if sent:
-            return await receive()
-        sent = True
-        return {"type": "http.request", "body": body, "more_body": False}
-
-    return replay
-
-
-def _answer(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+def answer_of(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An answer in MLflow's form."""
     code = "TEMPORARILY_UNAVAILABLE" if status == 503 else "INVALID_PARAMETER_VALUE"
     return JSONResponse({"error_code": code, "message": message}, status, headers)
 
 
-def _unavailable(reason: str) -> JSONResponse:
-    return _answer(503, f"{reason}; try again", {"retry-after": str(RETRY_AFTER_SECONDS)})
+def unavailable(reason: str) -> JSONResponse:
+    """An answer upon which exporters send again."""
+    return answer_of(503, f"{reason}; try again", {"retry-after": str(RETRY_AFTER_SECONDS)})

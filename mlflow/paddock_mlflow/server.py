@@ -31,6 +31,7 @@ def create_app() -> object:
         listed_models,
         upstreams,
     )
+    from paddock_mlflow.collected import CollectorMiddleware
     from paddock_mlflow.gateway import errors as gateway_errors
     from paddock_mlflow.gateway.middleware import GatewayMiddleware
     from paddock_mlflow.guardrails import configuration
@@ -57,6 +58,12 @@ def create_app() -> object:
         ledger=open_ledger(settings.tracking_database),
         database_url=settings.tracking_database,
         security=list(app.user_middleware),
+    )
+    # Outside of authentication too, which each part of what the collector brings passes in its own name.
+    app.add_middleware(
+        CollectorMiddleware,
+        collector_key=settings.optional_secret("collector_key"),
+        database_url=settings.tracking_database,
     )
     # An oversized body is refused before anything reads it.
     app.add_middleware(BodyLimitMiddleware, max_body_bytes=settings.max_trace_body_bytes)

@@ -66,6 +66,8 @@ class Settings(BaseSettings):
     admin_password: SecretStr | None = None
     agent_user: str = "agent"
     agent_key: SecretStr | None = None
+    collector_key: SecretStr | None = None
+    """Where it is missing, nobody is believed to be the collector."""
     judge_user: str = "judge"
     run_keys_need_gate: bool = True
     """Whether a run's key counts only in what the gate passes on. False where there is no gate: the embedded stack."""

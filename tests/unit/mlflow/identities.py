@@ -2,6 +2,7 @@
 
 ADMIN = ("admin", "a-password-of-the-tests")
 AGENT_KEY = "pdk-key-of-the-tests"
+COLLECTOR_KEY = "collector-of-the-tests"
 INTERNAL_TOKEN = "token-of-the-tests"
 GATE_SECRET = "gate-secret-of-the-tests"
 TLS_SECRET = "tls-secret-of-the-tests"
@@ -10,6 +11,7 @@ EGRESS_TOKEN = "egress-token-of-the-tests"
 SECRETS = {
     "admin_password": ADMIN[1],
     "agent_key": AGENT_KEY,
+    "collector_key": COLLECTOR_KEY,
     "internal_token": INTERNAL_TOKEN,
     "gate_secret": GATE_SECRET,
     "tls_secret": TLS_SECRET,
