@@ -1,6 +1,7 @@
 #!/bin/bash
 # Starts the agent runner, or with `exec COMMAND …` any other program in the same environment.
 #   /run/handover/experiment_id   written by the stack's set-up: the MLflow experiment that the traces go to
+#   LLM_API_KEY                   a key that the stack made for this run, if any: calls and spans are the run's by it
 # Exit 78 (EX_CONFIG): the stack was not set up.
 set -euo pipefail
 
@@ -53,6 +54,10 @@ if [ -z "${OTEL_EXPORTER_OTLP_HEADERS:-}" ]; then
 	[ -s "$handover" ] ||
 		fail "expected the experiment's id in $handover, found none: the stack is not set up. Run: docker compose up -d --wait"
 	OTEL_EXPORTER_OTLP_HEADERS="x-mlflow-experiment-id=$(tr -d '[:space:]' <"$handover")"
+	# Spans that come with a key are its run's; the collector passes on its hash. Nobody else's key leaves this way.
+	if [[ "$LLM_API_KEY" == pdk_* ]]; then
+		OTEL_EXPORTER_OTLP_HEADERS+=",authorization=Bearer%20$LLM_API_KEY"
+	fi
 	export OTEL_EXPORTER_OTLP_HEADERS
 fi
 

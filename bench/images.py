@@ -11,7 +11,17 @@ import time
 
 from stack import ROOT, seconds, table
 
-IMAGES = ("secrets", "postgres", "object-store", "mlflow", "gate", "demo-model", "agent", "agent-browser")
+IMAGES = (
+    "secrets",
+    "postgres",
+    "object-store",
+    "mlflow",
+    "gate",
+    "collector",
+    "demo-model",
+    "agent",
+    "agent-browser",
+)
 
 
 def build(service: str) -> float:

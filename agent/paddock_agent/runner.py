@@ -153,6 +153,7 @@ class _Session:
         surroundings = Surroundings(settings.log_level, history.folder(settings.id) / "openhands")
         surroundings.close()
         os.environ.setdefault("LMNR_INSTRUMENTS", tracing.INSTRUMENTS)
+        tracing.present(settings.llm_api_key.get_secret_value())
         if not any(name.endswith("_PROTOCOL") for name in os.environ if name.startswith("OTEL_")):
             # lmnr would speak gRPC, which MLflow does not take.
             os.environ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"] = "http/protobuf"

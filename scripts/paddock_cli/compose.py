@@ -27,7 +27,7 @@ from paddock_cli.stack import AgentProcess, Client, Connection, Request, Service
 
 ADMIN = "admin"
 PROJECT = "paddock"
-CORE_SERVICES = ("postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "demo-model")
+CORE_SERVICES = ("postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "collector", "demo-model")
 RUN_LABEL = "paddock.run_id"
 AGENT_GRACE_SECONDS = 45
 AUDIT_SECONDS = 300

@@ -56,9 +56,8 @@ def parse_budget(text: str | None) -> Decimal | None:
 
 @contextmanager
 def made_for(server: Mlflow, request: Request, budget: Decimal | None) -> Iterator[RunKey]:
-    """A key that opens the run's endpoint and writes no traces, as long as the block lasts.
-
-    Traces go by the stack's own identity: the last of them must arrive when the key is revoked already.
+    """A key that opens the run's endpoint as long as the block lasts. Spans are the run's by it, a little longer: the
+    last of them leave when it is revoked already.
 
     Raises:
         ServerFailed: the server made none.
@@ -69,7 +68,6 @@ def made_for(server: Mlflow, request: Request, budget: Decimal | None) -> Iterat
         json={
             "user": AGENT_USER,
             "endpoints": [request.endpoint],
-            "experiments": [],
             "name": f"run {request.run_id}",
             "run_id": request.run_id,
             "budget": None if budget is None else keys.Budget(budget).as_json(),

@@ -89,6 +89,7 @@ give() { # service uid name...
 
 make admin_password 18
 make agent_key 32 pdk-
+make collector_key 32
 make internal_token 32
 make egress_token 32
 make kek_passphrase 32
@@ -145,8 +146,8 @@ named=()
 while read -r name; do
   case $name in
     OPENAI_API_KEY | ANTHROPIC_API_KEY | GEMINI_API_KEY | LLM_API_KEY | S3_* | POSTGRES_* | PADDOCK_*) continue ;;
-    DEMO_API_KEY | ADMIN_PASSWORD | AGENT_KEY | INTERNAL_TOKEN | KEK_* | FLASK_SECRET_KEY | GATE_SECRET | TLS_SECRET) continue ;;
-    EGRESS_*) continue ;;
+    DEMO_API_KEY | ADMIN_PASSWORD | AGENT_KEY | COLLECTOR_KEY | INTERNAL_TOKEN | KEK_*) continue ;;
+    FLASK_SECRET_KEY | GATE_SECRET | TLS_SECRET | EGRESS_*) continue ;;
   esac
   found=$(setting "$name")
   if [ -n "$found" ]; then
@@ -206,8 +207,8 @@ else
   rm -f /out/object-store/s3_access_key /out/object-store/s3_secret_key
 fi
 give mlflow-migrate 10001 postgres_mlflow_password
-give mlflow 10001 admin_password agent_key internal_token egress_token "${passphrases[@]}" flask_secret_key gate_secret \
-  tls_secret postgres_mlflow_password s3_access_key s3_secret_key
+give mlflow 10001 admin_password agent_key collector_key internal_token egress_token "${passphrases[@]}" flask_secret_key \
+  gate_secret tls_secret postgres_mlflow_password s3_access_key s3_secret_key
 give mlflow-jobs 10001 internal_token postgres_mlflow_password s3_access_key s3_secret_key
 give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key \
   "${named[@]}"
@@ -215,6 +216,7 @@ give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api
 write mlflow-setup 10001 gateway.yaml "$(cat "$gateway")"
 give gate 10002 agent_key gate_secret
 give tls 10002 tls_secret
+give collector 10007 collector_key
 give demo-model 10003 demo_api_key
 give egress 10006 egress_token "${egress_named[@]}"
 # Where the proxy writes what agents read.

@@ -9,7 +9,7 @@ import pytest
 from stack_under_test import StackUnderTest
 
 ONE_SHOTS = {"secrets", "object-store-setup", "mlflow-migrate", "mlflow-setup"}
-SERVICES = {"postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "tls", "demo-model"}
+SERVICES = {"postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "tls", "collector", "demo-model"}
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +70,19 @@ def test_only_the_ui_is_published_and_only_on_loopback(stack: StackUnderTest) ->
 def test_no_secret_shows_in_inspect_config_or_logs(stack: StackUnderTest) -> None:
     vault = 'for f in /run/secrets/*; do echo "$(basename $f) $(cat $f)"; done'
     secrets = {}
-    for service in ("mlflow", "mlflow-jobs", "postgres", "object-store", "gate", "tls", "demo-model"):
+    for service in (
+        "mlflow",
+        "mlflow-jobs",
+        "postgres",
+        "object-store",
+        "gate",
+        "tls",
+        "collector",
+        "demo-model",
+    ):
         lines = stack.execute(service, "bash", "-c", vault).stdout.splitlines()
         secrets |= dict(line.split(" ", 1) for line in lines)
-    assert len(secrets) == 14
+    assert len(secrets) == 16
     shown = stack.compose("--profile", "*", "config").stdout + stack.logs(tail=0)
     for service in SERVICES | ONE_SHOTS:
         shown += json.dumps(stack.inspect(service))
@@ -84,13 +93,14 @@ def test_no_secret_shows_in_inspect_config_or_logs(stack: StackUnderTest) -> Non
 def test_each_service_holds_its_own_secrets_alone(stack: StackUnderTest) -> None:
     held = {
         service: set(stack.execute(service, "ls", "-A", "/run/secrets").stdout.split())
-        for service in ("postgres", "object-store", "gate", "tls", "demo-model", "mlflow-jobs")
+        for service in ("postgres", "object-store", "gate", "tls", "collector", "demo-model", "mlflow-jobs")
     }
     assert held == {
         "postgres": {"postgres_superuser_password", "postgres_mlflow_password"},
         "object-store": {"s3_root_user", "s3_root_password"},
         "gate": {"agent_key", "gate_secret"},
         "tls": {"tls_secret"},
+        "collector": {"collector_key"},
         "demo-model": {"demo_api_key"},
         "mlflow-jobs": {"internal_token", "postgres_mlflow_password", "s3_access_key", "s3_secret_key"},
     }

@@ -108,6 +108,18 @@ def test_the_runs_key_is_masked_and_stands_in_no_environment(runner: Runner) -> 
     assert KEY not in everything(runner, ended)
 
 
+@pytest.mark.parametrize(
+    "headers", ["x-mlflow-experiment-id=7", "x-mlflow-experiment-id=7,Authorization=Basic%20eA"]
+)
+def test_spans_are_known_by_the_runs_key_unless_they_have_an_identity(runner: Runner, headers: str) -> None:
+    assert run(runner, "secret", cold=True, OTEL_EXPORTER_OTLP_HEADERS=headers).code == 0
+    sent = [{name.lower(): value for name, value in request.items()} for request in runner.collector.headers]
+    assert {request["authorization"] for request in sent} == {
+        "Basic eA" if "Basic" in headers else f"Bearer {KEY}"
+    }
+    assert {request["x-mlflow-experiment-id"] for request in sent} == {"7"}
+
+
 @pytest.mark.parametrize(("scenario", "code"), [("secret-in-an-answer", 0), ("secret-in-an-error", 1)])
 def test_a_secret_in_the_last_words_is_hidden(runner: Runner, scenario: str, code: int) -> None:
     ended = run(runner, scenario)

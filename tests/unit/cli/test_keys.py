@@ -238,7 +238,6 @@ def test_a_run_has_a_key_of_its_own_as_long_as_it_lasts(fake, server, tmp_path):
     assert body == {
         "user": "agent",
         "endpoints": ["coder"],
-        "experiments": [],
         "name": "run r-1",
         "run_id": "r-1",
         "budget": {"usd": "0.50", "unit": None, "count": 1},
