@@ -91,11 +91,6 @@ def test_a_key_goes_on_and_is_all_that_counts(agent: str, stack: StackUnderTest)
 
     # Not a key of our form: as if there were none.
     assert post(agent, CHAT, HELLO, "--header", "Authorization: Bearer sk-of-a-provider")[0] == 200
-    # Traces go by the stack's identity, whatever the agent's key: what is refused is the batch, which is none.
-    otlp = ["--header", "Content-Type: application/x-protobuf", "--data-binary", ""]
-    experiment = ["--header", f"x-mlflow-experiment-id: {stack.experiment_id}"]
-    status, _ = curl(agent, *otlp, *experiment, "--header", header, "http://gate:8080/v1/traces")
-    assert status not in (0, 401, 403, 404, 502)
 
 
 RUN = {"user": "agent", "endpoints": ["coder"], "experiments": []}
@@ -228,9 +223,7 @@ def test_a_call_inside_a_call_never_arrives(agent: str, stack: StackUnderTest) -
         "/gateway/mlflow/v1/chat/completions/../../../../api/2.0/mlflow/experiments/search",
         "/gateway/%2e%2e/api/2.0/mlflow/experiments/search",
         "/GATEWAY/mlflow/v1/chat/completions",
-        "/V1/traces",
-        "/v1/traces/",
-        "/v1/traces/x",
+        "/v1/traces",
     ],
 )
 def test_every_other_path_does_not_exist(agent: str, path: str) -> None:
@@ -268,7 +261,7 @@ def test_exactly_three_otel_variables_are_preloaded(stack: StackUnderTest) -> No
     told = stack.agent("exec", "env").stdout
     variables = dict(line.split("=", 1) for line in told.splitlines() if line.startswith("OTEL_"))
     assert variables == {
-        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://gate:8080",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4318",
         "OTEL_EXPORTER_OTLP_HEADERS": f"x-mlflow-experiment-id={stack.experiment_id}",
         "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
     }
