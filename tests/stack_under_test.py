@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx
 import psutil
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 from testcontainers.compose import DockerCompose
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,6 +169,18 @@ class StackUnderTest(DockerCompose):
     def trace(self, trace_id: str) -> dict[str, Any]:
         """A trace's state, previews, metadata, tags and assessments."""
         return self.api("GET", f"/api/3.0/mlflow/traces/{trace_id}")["trace"]["trace_info"]
+
+    @retry(
+        retry=retry_if_exception_type(AssertionError),
+        stop=stop_after_delay(30),
+        wait=wait_fixed(0.2),
+        reraise=True,
+    )
+    def ended_trace(self, trace_id: str) -> dict[str, Any]:
+        """A trace as `trace` tells it, once the collector has brought its end."""
+        found = self.trace(trace_id)
+        assert found["state"] != "IN_PROGRESS"
+        return found
 
     def containers(self, *, every: bool = True) -> dict[str, str]:
         """Service → container id."""

@@ -107,7 +107,7 @@ def test_an_unknown_endpoint_is_named_and_traced(stack: StackUnderTest, workspac
     result = json.loads(done.stdout.splitlines()[-1])
     assert (done.returncode, result["outcome"]) == (9, "unknown_endpoint")
     assert "expected an endpoint 'nope'" in result["message"]
-    assert stack.trace(result["trace_id"])["state"] == "ERROR"
+    assert stack.ended_trace(result["trace_id"])["state"] == "ERROR"
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="gives a folder to another user")
