@@ -14,7 +14,7 @@ from paddock_egress.config.errors import InvalidConfiguration
 from paddock_egress.config.model import Configuration
 from paddock_egress.errors import SettingsError
 from paddock_egress.log import Log
-from paddock_egress.proxy import Proxy
+from paddock_egress.proxy import BUFFER_BYTES, Proxy
 from paddock_egress.rules import rules_of
 from paddock_egress.runs import Runs
 from paddock_egress.settings import TOKEN, Settings, load_settings, secret, secrets_of
@@ -50,7 +50,7 @@ async def _serve(settings: Settings, configuration: Configuration) -> None:
     ) as client:
         proxy = Proxy(configuration, rules, authority, _trusted(roots), Runs(client), log)
         server = await asyncio.start_server(
-            proxy.serve, settings.listen_host, settings.listen_port, limit=256 * 1024
+            proxy.serve, settings.listen_host, settings.listen_port, limit=BUFFER_BYTES
         )
         log.write(
             "started",

@@ -15,7 +15,7 @@ Lookup = Callable[[str], Awaitable[list[str]]]
 RESOLVE_SECONDS = 5
 STACK = (
     "agent", "collector", "demo-model", "egress", "gate", "mlflow", "mlflow-jobs", "object-store", "postgres",
-    "host.docker.internal",
+    "seaweedfs", "tls", "host.docker.internal",
 )  # fmt: skip
 """Names that Docker resolves for the stack's own services. No list can name them; nor may another name lead there."""
 _PRIVATE = tuple(

@@ -29,8 +29,18 @@ _HOP_BY_HOP = frozenset(
         "transfer-encoding", "upgrade",
     )
 )  # fmt: skip
-_OF_THE_AGENT = frozenset(("authorization", "cookie", "expect", "host", "accept-encoding", "content-length"))
-"""Dropped from requests: other credentials than the declared one, and what is written anew."""
+_OF_THE_AGENT = frozenset(
+    (
+        # Other credentials than the declared one.
+        "authorization", "cookie",
+        # Written anew.
+        "accept-encoding", "content-length", "expect", "host",
+        # By these some servers take a request for another one than the one that was compared.
+        "forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-port", "x-forwarded-prefix", "x-forwarded-proto",
+        "x-host", "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
+    )
+)  # fmt: skip
+"""Dropped from requests."""
 
 
 class Upstream:
@@ -150,6 +160,8 @@ class Exchange:
         )  # fmt: skip
         try:
             await self._answer(method, answer, rule)
+        except (h11.LocalProtocolError, *_FAILURES) as error:
+            raise _unreachable(self._upstream.host, error) from None
         finally:
             await answer.aclose()
 

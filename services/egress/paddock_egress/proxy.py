@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import ipaddress
 import ssl
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -39,6 +40,10 @@ OUTAGE_SECONDS = 60.0
 """How long an open connection outlives a MLflow that does not answer: a restart must not break a download."""
 MAX_HEAD_BYTES = 16 * 1024
 MAX_CONNECTIONS = 1024
+MAX_OF_CLIENT = 200
+"""Connections of one container, whether they show a key or not: another run must not notice."""
+BUFFER_BYTES = 64 * 1024
+"""Of each direction of a connection, twice at most."""
 _CHUNK = 64 * 1024
 
 Route = Callable[[str, int], tuple[str, int]]
@@ -96,18 +101,21 @@ class Proxy:
         self._route = route
         self._meter = Meter(configuration.limits)
         self._open: set[_Open] = set()
-        self._connections = 0
+        self._connections: Counter[str] = Counter()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection from its first byte to its end."""
-        self._connections += 1
+        client = str((writer.get_extra_info("peername") or ("",))[0])
+        self._connections[client] += 1
         try:
-            await self._serve(reader, writer)
+            await self._serve(reader, writer, client)
         except OSError:
             # Somebody hung up.
             pass
         finally:
-            self._connections -= 1
+            self._connections[client] -= 1
+            if not self._connections[client]:
+                del self._connections[client]
             with contextlib.suppress(OSError):
                 writer.close()
 
@@ -138,13 +146,21 @@ class Proxy:
 
     # One connection
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, client: str) -> None:
         http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
-        about: dict[str, str | int] = {"client": str((writer.get_extra_info("peername") or ("",))[0])}
+        about: dict[str, str | int] = {"client": client}
         try:
-            if self._connections > MAX_CONNECTIONS:
+            if self._connections[client] > MAX_OF_CLIENT or self._connections.total() > MAX_CONNECTIONS:
+                # An answer is lost where what came before it has not been read.
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(1):
+                        await reader.read(_CHUNK)
                 raise Refusal(
-                    "busy", f"at most {MAX_CONNECTIONS} connections", "more", "try again", status=503
+                    "busy",
+                    f"at most {MAX_OF_CLIENT} connections of a client",
+                    "more",
+                    "try again",
+                    status=503,
                 )
             request = await _request(http, reader)
             if request is None:
@@ -300,7 +316,9 @@ class Proxy:
         for address in found:
             try:
                 async with asyncio.timeout(CONNECT_SECONDS):
-                    reader, writer = await asyncio.open_connection(*self._route(address, target.port))
+                    reader, writer = await asyncio.open_connection(
+                        *self._route(address, target.port), limit=BUFFER_BYTES
+                    )
             except (OSError, TimeoutError) as error:
                 failure = str(error) or type(error).__name__
             else:

@@ -22,7 +22,7 @@ from paddock_egress.authority import Authority, write_trust
 from paddock_egress.config import validation
 from paddock_egress.config.source import parse
 from paddock_egress.log import Log
-from paddock_egress.proxy import Proxy
+from paddock_egress.proxy import BUFFER_BYTES, Proxy
 from paddock_egress.rules import rules_of
 from paddock_egress.runs import Runs
 
@@ -58,6 +58,9 @@ class Recording(http.server.BaseHTTPRequestHandler):
         if self.path.startswith("/moved"):
             self.send_response(302)
             self.send_header("Location", "https://other.example/" + headers.get("authorization", ""))
+            answer = b""
+        elif self.path.startswith("/switching"):
+            self.send_response(101)
             answer = b""
         elif self.path.startswith("/big"):
             self.send_response(200)
@@ -224,7 +227,7 @@ def proxy(
         look_up=look_up,
         route=lambda _, __: ("127.0.0.1", outside.port),
     )
-    server = call(asyncio.start_server(made.serve, "127.0.0.1", 0, limit=256 * 1024))
+    server = call(asyncio.start_server(made.serve, "127.0.0.1", 0, limit=BUFFER_BYTES))
     try:
         yield Running(server.sockets[0].getsockname()[1], folder, inside, addresses, log, call, made)
     finally:

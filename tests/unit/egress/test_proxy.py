@@ -347,6 +347,21 @@ def test_a_connection_ends_with_its_time(outside: Outside, tmp_path: Path) -> No
         _until(lambda: one.lines("closed")[-1]["reason"] == "connection_seconds")
 
 
+def test_a_client_without_a_key_holds_few_connections(
+    running: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paddock_egress import proxy as module
+
+    monkeypatch.setattr(module, "MAX_OF_CLIENT", 3)
+    held = [socket.create_connection(("127.0.0.1", running.port)) for _ in range(3)]
+    _until(lambda: running._proxy._connections.total() == 3)
+    assert connect(running, "index.example:443")[0] == 503
+    for client in held:
+        client.close()
+    _until(lambda: running._proxy._connections.total() == 0)
+    assert connect(running, "index.example:443")[0] == 200
+
+
 def test_health_needs_no_key(running: Running) -> None:
     assert httpx.get(f"http://127.0.0.1:{running.port}/healthz", trust_env=False).text == "ok\n"
     assert httpx.get(f"http://127.0.0.1:{running.port}/", trust_env=False).status_code == 407
