@@ -30,10 +30,6 @@ class Handover(BaseModel):
     secrets: dict[str, SecretStr] = Field(
         default_factory=dict, description="Exported to the command that names one, and masked everywhere."
     )
-    environment: dict[str, str] = Field(
-        default_factory=dict,
-        description="Further variables of the agent's tools: hidden from the engine's records, not from them.",
-    )
     mcp: dict[str, Any] | None = Field(default=None, description='{"mcpServers": {name: {…}}}.')
     task: str | None = Field(
         default=None,

@@ -226,7 +226,6 @@ class _Session:
         )
         self._delivery.watch()
         surroundings.hide_from_tools()
-        os.environ.update(self._handed_over.environment)
         self._writer.started(
             Started(
                 run_id=str(settings.id),

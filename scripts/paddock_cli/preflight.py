@@ -148,9 +148,10 @@ def _require_apart(folder: Path, where: Paths) -> None:
         place = place.resolve()  # noqa: PLW2901
         around, inside = place.is_relative_to(folder), folder.is_relative_to(place)
         if around or (inside and demo not in folder.parents):
+            how = "is" if folder == place else "holds" if around else "lies in"
             raise BadWorkspace(
                 "a workspace apart from Paddock's own folders",
-                f"{folder}, which {'holds' if around else 'lies in'} {what} ({place})",
+                f"{folder}, which {how} {what}{'' if folder == place else f' ({place})'}",
                 "name the folder of a project: --workspace DIR; to work on Paddock itself, clone it to another place",
             )
 
