@@ -200,7 +200,13 @@ def engine(folder: Path, programs: Path) -> Iterator[str]:
             if daemon_process.poll() is not None or time.monotonic() > deadline:
                 raise Skipped(f"the engine does not start: {(folder / 'dockerd.log').read_text()[-1500:]}")
             time.sleep(0.5)
-        yield socket
+        try:
+            yield socket
+        finally:
+            ended = daemon_process
+    ended.wait()
+    for group in (*Path("/sys/fs/cgroup").glob("*/pdk-old"), Path("/sys/fs/cgroup/pdk-old")):
+        run("find", str(group), "-depth", "-type", "d", "-exec", "rmdir", "{}", ";", check=False)
 
 
 def compose_file(folder: Path, image: str) -> Path:
@@ -309,7 +315,7 @@ def main(image: str) -> int:
             raise Skipped(f"no {program} on PATH")
     if os.getuid():
         raise Skipped("only root may make network namespaces")
-    if not run("docker", "image", "inspect", image, check=False).startswith("[{"):
+    if not json.loads(run("docker", "image", "inspect", image, check=False) or "[]"):
         raise Skipped(f"no image {image}; build it (./paddock up), or name another that has Python")
     with tempfile.TemporaryDirectory(prefix="pdk-old-", dir="/var/tmp", ignore_cleanup_errors=True) as name:
         folder = Path(name)
