@@ -18,12 +18,13 @@ from .outcomes import Outcome
 if TYPE_CHECKING:
     from openhands.sdk import Tool
     from openhands.sdk.mcp.utils import DefaultMCPToolProvider
+    from openhands.tools.terminal.terminal.terminal_session import TerminalSession
     from openhands.tools.terminal.terminal.tmux_terminal import TmuxTerminal
 
 _SHELL_SECONDS = 30.0
 """What a new shell may take to its first prompt: some people's ~/.bashrc is long."""
 _CLEAR_SECONDS = 3.0
-_CLEANED = "__paddock_cleaned"
+_MENDED = "__paddock_mended"
 _MCP_FORM = '{"mcpServers": {"name": {"command": "…"} or {"url": "https://…"}}}'
 _SECRET_NAME = re.compile(r"(?i)key|token|secret|passw|pwd|auth|credential|cookie|session|dsn")
 # Words, folders and addresses: to mask `production` would garble what the agent reads and writes.
@@ -51,6 +52,7 @@ def _make_tool(name: str, log_level: str) -> Tool:
         from openhands.tools.terminal import TerminalTool as tool
 
         await_shells()
+        keep_running_commands()
     elif name == "file_editor":
         from openhands.tools.file_editor import FileEditorTool as tool
     elif name == "task_tracker":
@@ -91,7 +93,7 @@ def await_shells() -> None:
     from openhands.tools.terminal.terminal.tmux_pane_pool import TmuxPanePool
     from openhands.tools.terminal.terminal.tmux_terminal import TmuxTerminal
 
-    if hasattr(TmuxTerminal, _CLEANED):
+    if hasattr(TmuxTerminal, _MENDED):
         return
     create, clear = TmuxPanePool._create_pane, TmuxTerminal.clear_screen
 
@@ -111,7 +113,30 @@ def await_shells() -> None:
 
     TmuxPanePool._create_pane = create_pane  # type: ignore[assignment]
     TmuxTerminal.clear_screen = clear_screen  # type: ignore[method-assign]
-    setattr(TmuxTerminal, _CLEANED, True)
+    setattr(TmuxTerminal, _MENDED, True)
+
+
+def keep_running_commands() -> None:
+    """Lets a command that outlasts a call go on, as the model is told that it does.
+
+    After 30 s without output, or at a call's own limit, the SDK says that the model may wait for more output by an empty
+    command, send input, or interrupt; and its pool of terminals interrupts the command before any of these. Does nothing
+    a second time.
+    """
+    from openhands.tools.terminal.impl import TerminalExecutor
+    from openhands.tools.terminal.terminal.terminal_session import TerminalCommandStatus as Status
+
+    if hasattr(TerminalExecutor, _MENDED):
+        return
+    running = {Status.NO_CHANGE_TIMEOUT, Status.HARD_TIMEOUT, Status.CONTINUE}
+    prepare = TerminalExecutor._prepare_pooled_session
+
+    def prepare_unless_running(session: TerminalSession) -> None:
+        if session.prev_status not in running:
+            prepare(session)
+
+    TerminalExecutor._prepare_pooled_session = staticmethod(prepare_unless_running)  # type: ignore[method-assign]
+    setattr(TerminalExecutor, _MENDED, True)
 
 
 def _is_clear(screen: str) -> bool:

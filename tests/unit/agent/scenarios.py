@@ -98,6 +98,12 @@ def scenarios(page_url: str) -> dict[str, Scenario]:
             _terminal("printf 'a\\033[2Jb\\233cd\\n'"),
             _call("finish", message="\x1b]0;title\x07over\x1b[31m and \u202etuo"),
         ],
+        "outlasts": [
+            _call("terminal", command="echo begun; sleep 3; read word; echo it was $word", timeout=1),
+            _call("terminal", command="echo another"),
+            _call("terminal", command="horse", is_input=True),
+            DONE,
+        ],
         "environment": [_terminal("env | sort >env.txt"), DONE],
     }
     return {name: {"steps": content} for name, content in steps.items()}

@@ -59,6 +59,16 @@ def test_no_output_is_lost_to_a_slow_shell(runner: Runner) -> None:
     assert told == [("first", 7), ("second", 8)]
 
 
+def test_a_command_that_outlasts_its_call_goes_on(runner: Runner) -> None:
+    ended = runner.run("look", "--endpoint", "scenario/outlasts", "--tools", "terminal")
+    assert ended.code == 0, ended.err
+    begun, refused, answered, _ = _observations(ended)
+    assert "timed out after 1" in begun
+    assert "is NOT executed" in refused
+    assert "it was horse" in answered
+    assert '"exit_code": 0' in answered
+
+
 def test_mcp_server_on_standard_input(runner: Runner) -> None:
     (runner.workspace / "sums.py").write_text(SERVER)
     file = runner.folder / "mcp.json"
