@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
+import orjson
 from mlflow.gateway import ssrf
 
 from paddock_mlflow.gateway.routes import Route
@@ -82,6 +83,20 @@ class AttemptFailed(Exception):
         self.maybe_billed = maybe_billed
         self.body = body
         self.retry_after = retry_after
+
+
+def as_json(body: Any) -> bytes:
+    """A body that was read, or a part of it, written again.
+
+    Raises:
+        AttemptFailed: it is nested so deeply that it can be read, but not written.
+    """
+    try:
+        return orjson.dumps(body)
+    except TypeError as error:
+        raise AttemptFailed(
+            400, "invalid_request_error", "expected a body of at most 250 levels, found more; nest it less"
+        ) from error
 
 
 def worth_another(status: int) -> bool:

@@ -45,6 +45,8 @@ _UNBOUNDED = frozenset(
     }
 )
 """Pages that are unpacked, and what is fetched: a few bytes may be hours of film."""
+_MOST = 10**6
+"""Of one answer's tokens, and of answers: ten times as much as any provider takes."""
 _CLIENT_TOOLS = frozenset({"function", "custom", "uc_function"})
 _PROMPTS = ("messages", "input", "contents", "system", "systemInstruction", "system_instruction", "prompt")
 _PROVIDER_STATE = ("previous_response_id", "conversation", "prompt", "cachedContent", "container")
@@ -207,7 +209,8 @@ def _requested(body: Mapping[str, Any], configured: Mapping[str, Any]) -> int | 
 def _positive(value: Any) -> int | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or value < 1:
         return None
-    return int(value)
+    # What no provider takes must still be an amount that the ledger's columns hold.
+    return int(min(value, _MOST))
 
 
 def _has_provider_tools(body: Mapping[str, Any]) -> bool:
@@ -220,7 +223,7 @@ def _has_provider_tools(body: Mapping[str, Any]) -> bool:
     return any(
         isinstance(tool, dict)
         and (kind := tool.get("type")) is not None
-        and kind not in _CLIENT_TOOLS
+        and not (isinstance(kind, str) and kind in _CLIENT_TOOLS)
         # Anthropic's tools that the client runs have a date in their type.
         and not str(kind).startswith(("bash_", "text_editor_", "computer_", "memory_"))
         for tool in tools

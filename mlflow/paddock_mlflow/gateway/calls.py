@@ -21,7 +21,7 @@ from mlflow.server import gateway_api
 from starlette.types import Receive, Scope, Send
 
 from paddock_mlflow.gateway import bounds, errors, lean, provider_calls, records, replies, routes, unified
-from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, of_connection
+from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, as_json, of_connection
 from paddock_mlflow.gateway.call import Call
 from paddock_mlflow.gateway.callers import Callers
 from paddock_mlflow.gateway.clients import ClientGone, Watch, read_body
@@ -137,8 +137,13 @@ class Calls:
                 f"Invalid JSON payload: expected an object, found {type(body).__name__}",
             )
         call.body = body
-        # Escapes would hide from the bound what it looks for.
-        return orjson.dumps(body) if b"\\u" in raw else raw
+        if b"\\u" not in raw:
+            return raw
+        try:
+            # Escapes would hide from the bound what it looks for.
+            return as_json(body)
+        except AttemptFailed as failure:
+            raise GatewayError(failure.status, failure.kind, failure.message) from failure
 
     def _name(self, call: Call, match: Match) -> str:
         """The endpoint's name; settles which of the unified routes it is, and whether it streams."""

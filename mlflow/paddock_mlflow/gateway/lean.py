@@ -15,7 +15,7 @@ from mlflow.gateway.providers.base import PassthroughAction
 from yarl import URL
 
 from paddock_mlflow.gateway import unified
-from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, of_connection
+from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, as_json, of_connection
 from paddock_mlflow.gateway.connections import Connections, timeout
 from paddock_mlflow.gateway.endpoints import Model
 from paddock_mlflow.gateway.routes import Kind
@@ -105,7 +105,7 @@ def _exchange(request: Request, model: Model) -> Exchange:
             return Exchange(
                 url=upstream.urls[EMBEDDINGS_PATH],
                 headers={**upstream.headers, "content-type": "application/json"},
-                body=orjson.dumps(_named(upstream, request.payload)),
+                body=as_json(_named(upstream, request.payload)),
                 speaks="openai_embeddings",
                 same_words=True,
                 whole=unified.embeddings_answer,
@@ -117,7 +117,7 @@ def _exchange(request: Request, model: Model) -> Exchange:
     return Exchange(
         url=upstream.urls[CHAT_PATHS["openai"]],
         headers={**upstream.headers, "content-type": "application/json"},
-        body=orjson.dumps(_named(upstream, payload)),
+        body=as_json(_named(upstream, payload)),
         speaks="openai_chat",
         same_words=True,
         whole=lambda answer: unified.chat_answer(answer, shown),
@@ -137,7 +137,7 @@ def _passthrough(request: Request, upstream: Upstream) -> Exchange:
             **upstream.client_headers(request.headers, request.own_auth),
             "content-type": "application/json",
         },
-        body=orjson.dumps(_named(upstream, payload)),
+        body=as_json(_named(upstream, payload)),
         speaks=request.route.protocol,
         same_words=True,
     )
@@ -149,7 +149,7 @@ def _named(upstream: Upstream, payload: dict[str, Any]) -> dict[str, Any]:
 
 def _anthropic_chat(request: Request, upstream: Upstream) -> Exchange:
     # MLflow's adapter changes what it is given.
-    payload = orjson.loads(orjson.dumps(request.payload))
+    payload = orjson.loads(as_json(request.payload))
     try:
         sent = upstream.adapter.chat_to_model(payload, upstream.config)
     except AIGatewayException as error:
@@ -164,7 +164,7 @@ def _anthropic_chat(request: Request, upstream: Upstream) -> Exchange:
     return Exchange(
         url=upstream.urls[CHAT_PATHS["anthropic"]],
         headers={**upstream.headers, "content-type": "application/json"},
-        body=orjson.dumps(sent),
+        body=as_json(sent),
         speaks="anthropic_messages",
         same_words=False,
         whole=lambda answer: _shown(upstream.adapter.model_to_chat(answer, upstream.config), upstream),

@@ -15,7 +15,7 @@ from mlflow.gateway.schemas import chat, embeddings
 from pydantic import ValidationError
 
 from paddock_mlflow.gateway import unified
-from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, of_connection
+from paddock_mlflow.gateway.attempts import AttemptFailed, Request, Streamed, Whole, as_json, of_connection
 from paddock_mlflow.gateway.endpoints import Model
 from paddock_mlflow.gateway.routes import Kind
 from paddock_mlflow.gateway.upstreams import NOT_FORWARDED
@@ -46,7 +46,7 @@ async def attempt(request: Request, model: Model) -> Whole | Streamed:
 
 async def _ask(request: Request, model: Model) -> Any:
     # Adapters change what they are given, and another attempt may follow.
-    payload = orjson.loads(orjson.dumps(request.payload))
+    payload = orjson.loads(as_json(request.payload))
     route = request.route
     match route.kind:
         case Kind.UNIFIED_CHAT:

@@ -61,4 +61,9 @@ def compressed(
         },
         "cost": cost,
     }
-    return zlib.compress(orjson.dumps(record, default=str), _FASTEST)
+    try:
+        written = orjson.dumps(record, default=str)
+    except TypeError:
+        # A request of 250 levels: the call must be settled all the same.
+        written = orjson.dumps(record | {"request": {}}, default=str)
+    return zlib.compress(written, _FASTEST)

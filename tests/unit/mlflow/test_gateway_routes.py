@@ -242,6 +242,56 @@ def test_a_stranger_learns_nothing_of_a_malformed_request(
     assert (stranger.status_code, stranger.json()["error"]["code"]) == (401, "invalid_api_key")
 
 
+@pytest.mark.parametrize("path", [CHAT, "/gateway/openai/v1/chat/completions"])
+@pytest.mark.parametrize("lean", [True, False], ids=["lean", "by MLflow's class"])
+@pytest.mark.parametrize("escape", ["", "\u00e9"])
+def test_a_body_that_is_nested_too_deeply_is_a_mistake_and_is_settled(
+    gateway: Gateway, path: str, lean: bool, escape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from paddock_mlflow.gateway import lean as lean_module
+
+    if not lean:
+        monkeypatch.setattr(lean_module, "serves", lambda *_: False)
+    name = gateway.endpoint("openai/gpt-4o-mini", tracked=True)
+    gateway.answers(ANSWER)
+    deep: Any = escape
+    for _ in range(300):
+        deep = [deep]
+    body = {"model": name, "messages": HELLO, "metadata": deep}
+    answer = gateway.server.http.post(path, json=body, auth=ADMIN)
+    assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error")
+    assert "250 levels" in answer.json()["error"]["message"]
+    assert gateway.provider.requests == []
+    with gateway.server.store.engine.connect() as connection:
+        query = text(
+            "SELECT count(*), count(ended_at), sum(cost_usd) FROM paddock_calls WHERE endpoint_name = :name"
+        )
+        made, ended, cost = connection.execute(query, {"name": name}).one()
+    assert (made, cost or 0) == (ended, 0)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"n": 10**30},
+        {"max_tokens": 10**30, "n": 10**30},
+        {"tools": [{"type": {"a": "function"}}]},
+        {"tools": [{"type": ["function"]}]},
+        {"tools": {"a": 1}, "service_tier": []},
+    ],
+    ids=str,
+)
+def test_fields_of_no_sense_reserve_and_reach_the_provider(
+    gateway: Gateway, endpoint: str, more: Any
+) -> None:
+    """Whether it is a mistake, the provider says."""
+    gateway.answers(ANSWER)
+    body = {"model": endpoint, "messages": HELLO} | more
+    answer = gateway.server.http.post("/gateway/openai/v1/chat/completions", json=body, auth=ADMIN)
+    assert answer.status_code == 200, answer.text
+    assert len(gateway.provider.requests) == 1
+
+
 @pytest.mark.parametrize(
     ("path", "kind"),
     [
