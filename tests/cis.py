@@ -24,7 +24,7 @@ PUBLISHED = {"mlflow": {5000}, "tls": {80, 443}}
 PRIVILEGED = {"tls": {80, 443}}
 """Service → ports below 1024 on the host, each on the same port inside: browsers and ACME look for TLS there."""
 SENSITIVE = ("/", "/boot", "/dev", "/etc", "/lib", "/proc", "/root", "/run", "/sys", "/usr", "/var")
-"""Host folders that no container may mount, nor anything right below `/run` and `/var/run` but a file of ours."""
+"""Host folders that no container may mount; of /dev, /etc, /proc and /sys nothing below them either."""
 
 
 @dataclass(frozen=True)
