@@ -93,9 +93,20 @@ def _go(root: Path, module: Path) -> Looked:
     go = shutil.which("go")
     if go is None:
         return Looked(name, not_checked="no Go on this machine, which govulncheck needs")
-    answer = _run(
-        [go, "run", GOVULNCHECK, "-scan", "module", "-format", "json"], module.parent, dict(os.environ)
-    )
+    described = _run([go, "mod", "edit", "-json"], module.parent, dict(os.environ))
+    if described.returncode:
+        return Looked(name, not_checked=_last_line(described))
+    listed = json.loads(described.stdout)
+    # No program of ours stands beside these go.mod files: what is compiled is a tool of the module, or is put together
+    # from what it requires directly, as far as that is a package and not only a module.
+    named = [one["Path"] for one in listed.get("Tool") or []]
+    named += [one["Path"] for one in listed.get("Require") or [] if not one.get("Indirect")]
+    with_code = "{{if .GoFiles}}{{.ImportPath}}{{end}}"
+    packages = _run([go, "list", "-e", "-find", "-f", with_code, *named], module.parent, dict(os.environ))
+    if not packages.stdout.split():
+        return Looked(name, not_checked=_last_line(packages))
+    command = [go, "run", GOVULNCHECK, "-scan", "package", "-format", "json", *packages.stdout.split()]
+    answer = _run(command, module.parent, dict(os.environ))
     if answer.returncode:
         return Looked(name, not_checked=_last_line(answer))
     found: dict[str, None] = {}

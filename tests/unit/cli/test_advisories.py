@@ -16,6 +16,13 @@ print(json.dumps({'dependencies': [{'name': 'one', 'version': '1', 'vulns': vuln
 sys.exit(1 if vulns else 0)
 """
 GO = """
+if arguments[0] == 'mod':
+    print(json.dumps({'Tool': [{'Path': 'x/cmd'}], 'Require': [{'Path': 'y'}, {'Path': 'z', 'Indirect': True}]}))
+    sys.exit()
+if arguments[0] == 'list':
+    print('\n'.join(word for word in arguments if word in ('x/cmd', 'z')))
+    sys.exit()
+assert arguments[-1] == 'x/cmd', arguments
 if 'gone' in os.getcwd():
     sys.exit('govulncheck: fetching vulnerabilities: no such host')
 print(json.dumps({'config': {'protocol_version': 'v1'}}, indent=1))
