@@ -20,7 +20,7 @@ if arguments[0] == 'mod':
     print(json.dumps({'Tool': [{'Path': 'x/cmd'}], 'Require': [{'Path': 'y'}, {'Path': 'z', 'Indirect': True}]}))
     sys.exit()
 if arguments[0] == 'list':
-    print('\n'.join(word for word in arguments if word in ('x/cmd', 'z')))
+    [print(word) for word in arguments if word in ('x/cmd', 'z')]
     sys.exit()
 assert arguments[-1] == 'x/cmd', arguments
 if 'gone' in os.getcwd():
