@@ -98,6 +98,8 @@ def up(
         console.document({"stack": stack.kind, "url": connection.url, "user": connection.user, **password})
         return
     console.out.print(f"{connection.url}  user {connection.user}", soft_wrap=True)
+    if stack.kind == "compose" and settings.exposed.site_url:
+        console.out.print(f"{settings.exposed.site_url}  by TLS", soft_wrap=True)
     if first:
         console.out.print(f"password {connection.password}  (once more: ./paddock password)", soft_wrap=True)
     else:

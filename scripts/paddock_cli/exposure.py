@@ -26,8 +26,16 @@ class Exposure:
     site_address: str = ""
     """The name that browsers use for the TLS proxy; empty where there is none."""
     https_bind_address: str = LOOPBACK
+    https_port: str = "443"
     profiles: tuple[str, ...] = ()
     """Compose's profiles that are on: those that the user named, and `tls` where there is a name for it."""
+
+    @property
+    def site_url(self) -> str:
+        """Where browsers find the stack by TLS; empty where there is no site."""
+        if not self.site_address:
+            return ""
+        return f"https://{self.site_address}" + ("" if self.https_port == "443" else f":{self.https_port}")
 
     def require_safe(self) -> None:
         """
@@ -73,6 +81,7 @@ def of(values: dict[str, str]) -> Exposure:
         allow_plain_http=_yes(values, "ALLOW_PLAIN_HTTP"),
         site_address=site,
         https_bind_address=_address(values, "HTTPS_BIND_ADDRESS"),
+        https_port=values.get("HTTPS_PORT", "").strip() or "443",
         profiles=tuple(dict.fromkeys([*named, *([TLS] if site else [])])),
     )
 

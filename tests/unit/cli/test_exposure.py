@@ -7,13 +7,16 @@ from paddock_cli.exposure import LOOPBACK, Exposure, of, reachable
 
 
 def test_without_settings_it_is_loopback_and_no_profile() -> None:
-    assert of({}) == Exposure(LOOPBACK, False, "", LOOPBACK, ())
+    assert of({}) == Exposure(LOOPBACK, False, "", LOOPBACK, "443", ())
+    assert of({}).site_url == ""
     of({}).require_safe()
 
 
 def test_a_site_starts_the_tls_proxy_beside_the_users_own_profiles() -> None:
     found = of({"SITE_ADDRESS": "paddock.example.org", "COMPOSE_PROFILES": "backup, tls"})
     assert found.profiles == ("backup", "tls")
+    assert found.site_url == "https://paddock.example.org"
+    assert of({"SITE_ADDRESS": "localhost", "HTTPS_PORT": "8443"}).site_url == "https://localhost:8443"
     assert of({"SITE_ADDRESS": "localhost"}).profiles == ("tls",)
     assert of({"COMPOSE_PROFILES": "backup"}).profiles == ("backup",)
 
