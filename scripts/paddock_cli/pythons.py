@@ -51,10 +51,16 @@ def _candidates(uv: Path | None) -> Iterator[Path]:
     folders = [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
     for name in names:
         # pyenv's shims start whatever version the current folder asks for: the versions themselves follow.
-        yield from (path for folder in folders if (path := folder / name).exists() and folder.name != "shims")
+        yield from (
+            path for folder in folders if os.access(path := folder / name, os.X_OK) and folder.name != "shims"
+        )
     pyenv = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
-    if pyenv.is_dir():
-        yield from sorted((path / "bin" / "python3" for path in pyenv.iterdir()), reverse=True)
+    try:
+        versions = sorted(pyenv.iterdir(), reverse=True)
+    except OSError:
+        # There is none, or it is another user's, as after `sudo`.
+        versions = []
+    yield from (path / "bin" / "python3" for path in versions)
     if uv is not None:
         found = subprocess.run(
             [uv, "python", "find", "--no-python-downloads", ">=3.12"],

@@ -42,6 +42,25 @@ def test_pyenv_versions_are_looked_at_and_its_shims_are_not(python):
     assert pythons.find() == wanted
 
 
+def test_folders_of_another_user_are_passed_over(python, monkeypatch, tmp_path):
+    """As after `sudo`, which keeps PATH or PYENV_ROOT."""
+    wanted = python("3.13")
+    closed = tmp_path / "closed"
+    monkeypatch.setenv("PATH", f"{closed}:{tmp_path / 'bin'}")
+    monkeypatch.setenv("PYENV_ROOT", str(closed))
+    stat_of = Path.stat
+
+    def refuse(path, **options):
+        if path.is_relative_to(closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat_of(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(Path, "iterdir", lambda path: iter([refuse(path)]))
+
+    assert pythons.find() == wanted
+
+
 def test_a_newer_version_will_do(python):
     wanted = python("3.15", "bin/python3")
 
