@@ -1,5 +1,6 @@
 """The stack by Docker Compose: the product."""
 
+import hashlib
 import json
 import os
 import re
@@ -8,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -512,6 +513,9 @@ class ComposeStack:
             if name not in (*_SECRETS, *PROVIDER_CHOICES, *self._settings.keys, *secrets)
         }
         kept["PADDOCK_ENV_FILE"] = str(self._env_file)
+        with suppress(OSError):
+            content = self._settings.egress_config.read_bytes()
+            kept["EGRESS_DIGEST"] = hashlib.sha256(content).hexdigest()[:16]
         kept["COMPOSE_PROGRESS"] = kept.get("COMPOSE_PROGRESS", "plain")
         return kept
 

@@ -1,6 +1,7 @@
 """`python -m paddock_egress` serves; `python -m paddock_egress check FILE` looks at a configuration."""
 
 import asyncio
+import contextlib
 import signal
 import ssl
 import sys
@@ -14,7 +15,7 @@ from paddock_egress.config.errors import InvalidConfiguration
 from paddock_egress.config.model import Configuration
 from paddock_egress.errors import SettingsError
 from paddock_egress.log import Log
-from paddock_egress.proxy import BUFFER_BYTES, Proxy
+from paddock_egress.proxy import BUFFER_BYTES, WATCH_SECONDS, Proxy
 from paddock_egress.rules import rules_of
 from paddock_egress.runs import Runs
 from paddock_egress.settings import TOKEN, Settings, load_settings, secret, secrets_of
@@ -36,7 +37,8 @@ def main(arguments: list[str]) -> int:
 
 async def _serve(settings: Settings, configuration: Configuration) -> None:
     """Until SIGTERM or SIGINT. Raises SettingsError."""
-    rules = rules_of(configuration, secrets_of(settings.secrets, configuration))
+    values = _values(settings, configuration)
+    rules = rules_of(configuration, values)
     authority = Authority(rules) if rules else None
     roots = [_text(settings.roots), _text(settings.extra_roots) if settings.extra_roots else ""]
     if settings.trust is not None:
@@ -44,7 +46,7 @@ async def _serve(settings: Settings, configuration: Configuration) -> None:
     log = Log()
     async with httpx.AsyncClient(
         base_url=settings.mlflow_url,
-        headers={"Authorization": f"Bearer {secret(settings.secrets, TOKEN)}"},
+        headers={"Authorization": f"Bearer {values[TOKEN]}"},
         # A proxy or a netrc are not meant for what is inside the stack.
         trust_env=False,
     ) as client:
@@ -62,11 +64,30 @@ async def _serve(settings: Settings, configuration: Configuration) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
         ending = asyncio.create_task(ended.wait())
+        changing = asyncio.create_task(_changed(settings, configuration, values))
         # A watch that dies would leave revoked keys' connections open: the process ends with it.
-        await asyncio.wait({watch, ending}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({watch, ending, changing}, return_when=asyncio.FIRST_COMPLETED)
         server.close()
-        if watch.done():
-            watch.result()
+        if changing.done():
+            log.write("ended", reason="a secret was changed: the next start takes the new one")
+        for task in (watch, changing):
+            if task.done():
+                task.result()
+
+
+def _values(settings: Settings, configuration: Configuration) -> dict[str, str]:
+    """Every secret by its name. Raises SettingsError."""
+    return secrets_of(settings.secrets, configuration) | {TOKEN: secret(settings.secrets, TOKEN)}
+
+
+async def _changed(settings: Settings, configuration: Configuration, values: dict[str, str]) -> None:
+    """Waits until a secret has another value; whoever starts services starts this one again."""
+    while True:
+        await asyncio.sleep(WATCH_SECONDS)
+        # One that is gone is in use until the next start says so.
+        with contextlib.suppress(SettingsError):
+            if _values(settings, configuration) != values:
+                return
 
 
 def _trusted(roots: list[str]) -> ssl.SSLContext:

@@ -15,7 +15,7 @@ class Log:
         self._stream = stream or sys.stdout
 
     def write(self, event: str, **fields: Any) -> None:
-        """`event`: `started`, `allowed`, `refused`, `request`, `closed`."""
+        """`event`: `started`, `allowed`, `refused`, `request`, `closed`, `ended`."""
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event}
         line |= {
             name: value[:LONGEST] if isinstance(value, str) else value

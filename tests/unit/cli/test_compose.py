@@ -355,6 +355,19 @@ def test_the_egress_proxy_is_found_by_its_labels(make, calls, docker, tmp_path, 
     assert "status=running" in asked
 
 
+def test_another_egress_configuration_makes_another_container(make, calls, docker, where):
+    file = where.root / "services" / "egress" / "egress.yaml"
+    file.parent.mkdir(parents=True)
+    seen = []
+    for text in ("version: 1\n", "version: 1\n", "version: 1\ndefaults: {allow: [index.example]}\n"):
+        file.write_text(text)
+        make().up()
+        seen.append(compose_calls(calls, docker, "up")[-1]["env"]["EGRESS_DIGEST"])
+    assert seen[0] == seen[1] != seen[2]
+    compose_file = Path(__file__).resolve().parents[3] / "docker-compose.yml"
+    assert "${EGRESS_DIGEST:-}" in compose_file.read_text()
+
+
 def test_images_of_profiles_that_are_on_are_built(make, calls, docker):
     make(COMPOSE_PROFILES="egress").build()
 

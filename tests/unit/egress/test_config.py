@@ -1,6 +1,9 @@
 """`egress.yaml`: every mistake at once, each with its line and what to do."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,6 +168,41 @@ def test_a_secret_that_would_write_headers_is_refused(tmp_path: Path) -> None:
     assert secret(tmp_path, "TOKEN") == "good"
     with pytest.raises(SettingsError, match=r"write it into \.env"):
         secret(tmp_path, "MISSING")
+
+
+def test_another_secret_ends_the_process_which_is_started_again(tmp_path: Path) -> None:
+    (tmp_path / "egress.yaml").write_text(
+        "version: 1\nservices: {code: {host: git.example, credential: {secret: COMPANY_GIT_TOKEN}}}\n"
+    )
+    for name in ("egress_token", "company_git_token"):
+        (tmp_path / name).write_text("old-value")
+    (tmp_path / "trust").mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "paddock_egress"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            "PYTHONPATH": str(SHIPPED.parent),
+            "EGRESS_CONFIG": str(tmp_path / "egress.yaml"),
+            "EGRESS_SECRETS": str(tmp_path),
+            "EGRESS_TRUST": str(tmp_path / "trust"),
+            "EGRESS_ROOTS": os.devnull,
+            "EGRESS_LISTEN_PORT": "0",
+        },
+    )
+    try:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["event"] == "started"
+        assert "BEGIN CERTIFICATE" in (tmp_path / "trust" / "ca-bundle.crt").read_text()
+        (tmp_path / "company_git_token").unlink()
+        (tmp_path / "company_git_token").write_text("new-value")
+        assert process.wait(30) == 0
+        told = process.stdout.read()
+        assert json.loads(told)["event"] == "ended"
+        assert "value" not in told
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_every_missing_secret_stops_the_start(
