@@ -42,7 +42,7 @@ var shapes = []shape{
 	of("paddock_key", begin+`pdk[_-][A-Za-z0-9_-]{16,128}`, "pdk_", "pdk-"),
 	// Servers that speak OpenAI's protocol hand out keys of this form in any length.
 	checked("api_key", hasDigitAndLetter, begin+`sk-[A-Za-z0-9_-]{20,200}`, "sk-"),
-	of("bearer_token", `((?i:\bbearer)(?:\s|%20)+)[A-Za-z0-9._~+/-]{16,}=*`, "earer", "EARER"),
+	checked("bearer_token", hasDigitAndLetter, `((?i:\bbearer)(?:\s|%20)+)[A-Za-z0-9._~+/-]{16,}=*`, "earer", "EARER"),
 	between("url_password", `(://[^/\s:@"'\\]{0,100}:)[^/\s:@"'\\]{3,200}(@)`, "://"),
 }
 

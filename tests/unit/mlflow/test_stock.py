@@ -123,6 +123,33 @@ def test_a_body_has_no_limit(stock: Stock) -> None:
     assert answer.status_code == 400
 
 
+def test_a_trace_takes_spans_from_whoever_knows_its_id(stock: Stock) -> None:
+    """With a permission on some other experiment, and over spans that are there."""
+    victim = stock.api("/api/2.0/mlflow/experiments/create", {"name": "of somebody else"})["experiment_id"]
+    stranger = ("stranger", "a-password-of-the-tests")
+    stock.api("/api/2.0/mlflow/users/create", {"username": stranger[0], "password": stranger[1]})
+    made = httpx.post(
+        f"{stock.url}/api/2.0/mlflow/experiments/create", json={"name": "of the stranger"}, auth=stranger
+    )
+    own = made.json()["experiment_id"]
+
+    request = recording("message").requests[0]
+    span = request.resource_spans[0].scope_spans[0].spans[0]
+    for auth, experiment, name in ((ADMIN, victim, "true"), (stranger, own, "forged")):
+        span.name = name
+        answer = httpx.post(
+            f"{stock.url}/v1/traces",
+            content=request.SerializeToString(),
+            auth=auth,
+            headers={"content-type": "application/x-protobuf", "x-mlflow-experiment-id": experiment},
+            timeout=60,
+        )
+        assert answer.status_code == 200, answer.text
+    with closing(sqlite3.connect(stock.database)) as database:
+        query = "select name, experiment_id from spans where span_id = ?"
+        assert database.execute(query, [span.span_id.hex()]).fetchall() == [("forged", int(victim))]
+
+
 def test_a_kill_loses_the_spend_of_answered_calls(stock: Stock) -> None:
     """The last that is asked of this server: traces, and with them the budgets' memory, wait in its own."""
     endpoint = stock.endpoint("killed")
