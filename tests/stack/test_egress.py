@@ -81,6 +81,8 @@ class Way:
     stack: StackUnderTest
     outside: str
     too_early: Answer
+    settings: Path
+    variables: dict[str, str]
 
     def seen(self, host: str) -> list[dict[str, str]]:
         """What the outside was asked."""
@@ -135,7 +137,7 @@ def way(stack: StackUnderTest, product: Product, tmp_path_factory: pytest.TempPa
         )
         docker("network", "connect", internet, stack.containers()["egress"])
         eventually(lambda: "ready" in docker("logs", outside).stdout, 30, "the outside to be ready")
-        yield Way(stack, outside, too_early)
+        yield Way(stack, outside, too_early, folder / "settings", variables)
     finally:
         stack.compose("--profile", "egress", "rm", "--force", "--stop", "egress", check=False)
         docker("rm", "--force", outside, check=False)
@@ -357,3 +359,17 @@ def test_chromium_goes_through_the_proxy(way: Way) -> None:
         assert browser.refusal(reason="not-allowed", host="sink.example")
     finally:
         docker("rm", "--force", browser.container, check=False)
+
+
+def test_another_secret_is_taken_when_it_is_handed_over(way: Way, run: Run) -> None:
+    """The last one: from here on the outside knows the credential no more."""
+    ask = "curl -sS https://api.corp.example/v1/me"
+    assert json.loads(run.sh(ask).stdout)["good"] is True
+    way.settings.write_text("COMPANY_GIT_TOKEN=tok-of-another-team-0123456789\n")
+    way.stack.compose("run", "--rm", "--no-deps", "--no-TTY", "secrets", variables=way.variables)
+
+    def refused() -> bool:
+        done = run.sh(ask)
+        return done.returncode == 0 and json.loads(done.stdout)["good"] is False
+
+    eventually(refused, 60, "the proxy to send the new secret")
