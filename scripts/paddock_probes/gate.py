@@ -97,7 +97,7 @@ def ask(targets: Targets, tries: Iterable[tuple[str, bytes]]) -> list[Attempt]:
 @probe(
     "gate-rest",
     attempt="MLflow's REST API, UI, users, keys, artifacts and metrics by their own paths, by every method",
-    wall="the gate knows the paths of model calls and traces, by POST, and answers 404 to all others",
+    wall="the gate knows the paths of model calls, by POST, and answers 404 to all others",
     marks=("LLM06", "ASI02", "ASI03"),
 )
 def gate_rest(targets: Targets) -> list[Attempt]:
@@ -147,7 +147,7 @@ def gate_rest(targets: Targets) -> list[Attempt]:
     "gate-traversal",
     attempt="the same behind a path that is let through: `..`, encoded dots, slashes and backslashes, `;`, NUL, "
     "overlong UTF-8",
-    wall="the gate matches the cleaned path as a whole, and passes on what it has matched",
+    wall="the gate compares the request's target as a whole and as it came, without percent signs and dot segments",
     marks=("LLM06", "ASI02"),
 )
 def gate_traversal(targets: Targets) -> list[Attempt]:
@@ -463,5 +463,5 @@ def side_ports(targets: Targets) -> list[Attempt]:
         # The host itself may be reached, so a refusal is what should be.
         return Attempt(f"{host}:{port}", through and seen == "connected", seen)
 
-    hosts = dict.fromkeys((targets.gate[0], "collector"))
+    hosts = dict.fromkeys((targets.gate[0], targets.collector[0]))
     return every((lambda h=host, p=port: attempt(h, p)) for host in hosts for port in ports)

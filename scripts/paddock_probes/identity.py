@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 from paddock_probes.gate import MODELS, exchange, request
 from paddock_probes.network import every, reason
@@ -17,15 +18,20 @@ def _call(targets: Targets, key: str, endpoint: str, header: str) -> Attempt:
         {"model": endpoint, "max_tokens": 16, "messages": [{"role": "user", "content": "Say nothing."}]}
     )
     sent = request("POST", MODELS, header.format(key), "Connection: close", body=body)
-    try:
-        answer = exchange(targets.gate, sent, seconds=20)
-    except OSError as error:
-        return Attempt(header.split(":", maxsplit=1)[0], False, reason(error))
-    status = answer.split(b" ", 2)[1:2]
-    code = int(status[0]) if status and status[0].isdigit() else 0
-    if code == 0:
-        raise NothingToAimAt("the gate does not answer")
-    return Attempt(f"{endpoint} by {header.split(':', maxsplit=1)[0]}", code == 200, f"HTTP {code}")
+    seen = ""
+    for wait in (0, 1, 3):
+        # A gateway that is away has refused nothing.
+        time.sleep(wait)
+        try:
+            status = exchange(targets.gate, sent, seconds=20).split(b" ", 2)[1:2]
+        except OSError as error:
+            seen = reason(error)
+            continue
+        code = int(status[0]) if status and status[0].isdigit() else 0
+        seen = f"HTTP {code}"
+        if 0 < code < 500:
+            return Attempt(f"{endpoint} by {header.split(':', maxsplit=1)[0]}", code == 200, seen)
+    raise NothingToAimAt(f"the gateway does not answer: {seen}")
 
 
 def _key(targets: Targets, name: str) -> str:

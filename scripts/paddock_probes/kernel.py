@@ -258,16 +258,39 @@ def other_processes(targets: Targets) -> Iterator[Attempt]:
             yield Attempt(path.name, True, f"{name} of the host is seen")
         # What the tests' other container runs; ours never carry this text as an argument of their own.
         if b"paddock-neighbour\0" in line + b"\0":
-            pid = int(path.name)
-            done = _LIBC.ptrace(_PTRACE_ATTACH, pid, None, None)
-            number = ctypes.get_errno()
-            if done == 0:
-                os.waitpid(pid, 0)
-                _LIBC.ptrace(_PTRACE_DETACH, pid, None, None)
-            yield Attempt(
-                path.name, True, "seen and stopped by ptrace" if done == 0 else f"seen; {os.strerror(number)}"
-            )
+            traced = _traced(int(path.name))
+            yield Attempt(path.name, True, f"seen; {traced.seen}")
     yield Attempt("processes", False, "only the container's own" if seen else "none")
+
+
+@probe(
+    "runner",
+    attempt="the runner, which has the same uid: to signal it, stop it (ptrace), read its memory, environment and open "
+    "files, rewrite the run's history",
+    wall="tools are in a Landlock domain of their own, and the runner's memory is closed to its own user",
+    marks=("ASI03", "ASI06", "ASI10"),
+    alone=True,
+)
+def runner(targets: Targets) -> Iterator[Attempt]:
+    pid = next((int(path.name) for path in Path("/proc").glob("[0-9]*") if _is_runner(path)), 0)
+    if not pid:
+        raise NothingToAimAt("no runner in this container")
+    try:
+        # Number 0 arrives nowhere; it asks whether one may.
+        os.kill(pid, 0)
+        yield Attempt("signal", True, "may be signalled")
+    except OSError as error:
+        yield Attempt("signal", False, error.strerror or str(error))
+    yield _traced(pid)
+    for name in ("environ", "mem", "fd"):
+        yield _opened(f"/proc/{pid}/{name}")
+    history = Path("/state/.paddock-probe")
+    try:
+        os.close(os.open(history, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        history.unlink()
+        yield Attempt("/state", True, "a file was made")
+    except OSError as error:
+        yield Attempt("/state", False, error.strerror or str(error))
 
 
 @probe(
@@ -295,6 +318,33 @@ def limits(targets: Targets) -> Iterator[Attempt]:
                 yield Attempt(
                     path, not sized, "temporary folders sized" if sized else "a tmpfs without a size"
                 )
+
+
+def _is_runner(process: Path) -> bool:
+    try:
+        return b"paddock_agent" in (process / "cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _traced(pid: int) -> Attempt:
+    """Whether a process can be stopped and looked at; it goes on at once."""
+    done = _LIBC.ptrace(_PTRACE_ATTACH, pid, None, None)
+    number = ctypes.get_errno()
+    if done:
+        return Attempt("ptrace", False, os.strerror(number))
+    os.waitpid(pid, 0)
+    _LIBC.ptrace(_PTRACE_DETACH, pid, None, None)
+    return Attempt("ptrace", True, "stopped by ptrace")
+
+
+def _opened(path: str) -> Attempt:
+    """Whether something can be opened for reading."""
+    try:
+        os.close(os.open(path, os.O_RDONLY))
+    except OSError as error:
+        return Attempt(path, False, error.strerror or str(error))
+    return Attempt(path, True, "opened")
 
 
 def _on(path: Path, devices: tuple[int, ...]) -> bool:

@@ -16,6 +16,7 @@ class Targets:
     """Where the probes aim. What is empty is not there to aim at."""
 
     gate: tuple[str, int] = ("gate", 8080)
+    collector: tuple[str, int] = ("collector", 4318)
     host: tuple[str, ...] = ()
     """Addresses of the host: bridges' and its own."""
     host_port: int = 0

@@ -33,8 +33,8 @@ PORTS = {
     "demo-model": 8000,
 }
 """Services that no agent may reach, and where they listen."""
-NO_TARGET = ("internet-tcp", "internet-udp", "internet-icmp")
-"""Need somebody outside who answers. That there is no way there `route-outside` shows, and sends nothing."""
+NO_TARGET = ("internet-tcp", "internet-udp", "internet-icmp", "runner")
+"""Need somebody outside who answers (that there is no way there `route-outside` shows, and sends nothing), or a run."""
 SECONDS = 90
 _GROUPS = {network: "reach", gate: "gate", identity: "identity", kernel: "container", files: "container"}
 _UNCHANGED = "see what changes it: docker compose --profile agent config agent"

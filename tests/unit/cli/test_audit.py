@@ -193,7 +193,9 @@ def test_the_archive_runs_on_its_own_and_knows_every_probe(tmp_path):
         [sys.executable, "-I", packed, "more"], capture_output=True, text=True, check=True, cwd="/"
     ).stdout
 
-    assert set(listed) == PROBES.keys() | {"more"}
+    # Another module's test may have brought probes of its own.
+    own = {name for name, one in PROBES.items() if one.run.__module__.startswith("paddock_probes.")}
+    assert set(listed) == own | {"more"}
     assert json.loads(done) | {"seconds": 0} == {
         "probe": "more",
         "outcome": "blocked",
