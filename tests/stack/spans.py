@@ -43,24 +43,29 @@ with concurrent.futures.ThreadPoolExecutor(given["at_once"]) as pool:
 
 @dataclass
 class Sender:
-    """A container of the agent's image and network, by its id."""
+    """A container of the agent's image and network, by its name, and the key and the experiment that it sends along."""
 
     stack: StackUnderTest
     container: str
+    key: str
+    experiment: str
 
     def send(
         self,
         *requests: ExportTraceServiceRequest,
         protocol: str = "http",
-        key: str | None = None,
-        experiment: str | None = None,
+        key: str | None = "",
+        experiment: str = "",
         collector: str = "collector",
         at_once: int = 1,
     ) -> list[int | str]:
-        """What each request was answered: an HTTP status, the name of a gRPC status, or why there was no answer."""
-        headers = {"x-mlflow-experiment-id": self.stack.experiment_id if experiment is None else experiment}
+        """What each request was answered: an HTTP status, the name of a gRPC status, or why there was no answer.
+
+        `key` and `experiment` in place of the sender's own; None is no key.
+        """
+        headers = {"x-mlflow-experiment-id": experiment or self.experiment}
         if key is not None:
-            headers["authorization"] = f"Bearer {key}"
+            headers["authorization"] = f"Bearer {key or self.key}"
         given = {
             "http": f"http://{collector}:4318",
             "grpc": f"{collector}:4317",
@@ -93,8 +98,8 @@ def request(count: int = 1, trace_id: bytes | None = None, name: str = "span") -
             span_id=os.urandom(8),
             parent_span_id=root,
             name=f"{name} {number}",
-            start_time_unix_nano=1_800_000_000 * 10**9,
-            end_time_unix_nano=1_800_000_001 * 10**9,
+            start_time_unix_nano=1_700_000_000 * 10**9,
+            end_time_unix_nano=1_700_000_001 * 10**9,
         )
         root = root or span.span_id
     return made

@@ -20,7 +20,24 @@ MakeSender = Callable[[], Sender]
 
 
 @pytest.fixture(scope="module")
-def make_sender(stack: StackUnderTest) -> Iterator[MakeSender]:
+def experiment(stack: StackUnderTest) -> dict[str, str]:
+    """One that no judge looks at; name and id."""
+    name = f"spans-{uuid.uuid4()}"
+    made = stack.api("POST", "/api/2.0/mlflow/experiments/create", json={"name": name})
+    return {"name": name, "id": made["experiment_id"]}
+
+
+@pytest.fixture(scope="module")
+def run_key(stack: StackUnderTest, experiment: dict[str, str]) -> dict[str, Any]:
+    """The key of a run, as `./paddock run` makes it."""
+    wanted = {"user": "agent", "endpoints": ["coder"], "run_id": str(uuid.uuid4()), "expires_in": 3600}
+    return stack.api("POST", "/api/3.0/paddock/keys", json=wanted | {"experiments": [experiment["name"]]})
+
+
+@pytest.fixture(scope="module")
+def make_sender(
+    stack: StackUnderTest, experiment: dict[str, str], run_key: dict[str, Any]
+) -> Iterator[MakeSender]:
     """Containers of the agent's image and network that wait, each with an address of its own."""
     made: list[str] = []
 
@@ -28,7 +45,7 @@ def make_sender(stack: StackUnderTest) -> Iterator[MakeSender]:
         name = f"{stack.project}-sender-{len(made)}"
         made.append(name)
         stack.agent("exec", "sleep", "900", options=("--detach", "--name", name))
-        return Sender(stack, name)
+        return Sender(stack, name, run_key["key"], experiment["id"])
 
     yield make
     subprocess.run(["docker", "rm", "--force", *made], capture_output=True, check=True)
@@ -37,13 +54,6 @@ def make_sender(stack: StackUnderTest) -> Iterator[MakeSender]:
 @pytest.fixture(scope="module")
 def sender(make_sender: MakeSender) -> Sender:
     return make_sender()
-
-
-@pytest.fixture(scope="module")
-def run_key(stack: StackUnderTest) -> dict[str, Any]:
-    """The key of a run, as `./paddock run` makes it."""
-    wanted = {"user": "agent", "endpoints": ["coder"], "run_id": str(uuid.uuid4()), "expires_in": 3600}
-    return stack.api("POST", "/api/3.0/paddock/keys", json=wanted)
 
 
 eventually = retry(
@@ -74,11 +84,11 @@ def test_a_trace_is_complete_by_both_protocols(
     stack: StackUnderTest, sender: Sender, run_key: dict[str, Any], protocol: str
 ) -> None:
     sent = recording("finish")
-    assert set(sender.send(*sent.requests, protocol=protocol, key=run_key["key"])) == {200}
+    assert set(sender.send(*sent.requests, protocol=protocol)) == {200}
     arrived(stack, *sent.requests)
     info = stack.trace(sent.trace_id)
     assert (info["state"], info["request_preview"], info["response_preview"]) == ("OK", TASK, ANSWER)
-    assert info["trace_location"]["mlflow_experiment"]["experiment_id"] == stack.experiment_id
+    assert info["trace_location"]["mlflow_experiment"]["experiment_id"] == sender.experiment
     assert info["tags"]["paddock.run_id"] == run_key["run_id"]
     assert '"cache_read_input_tokens": 2400' in info["trace_metadata"]["mlflow.trace.tokenUsage"]
     assert "paddock.source" not in content(stack, sent.trace_id)
@@ -129,10 +139,9 @@ def test_secrets_are_stored_masked(stack: StackUnderTest, sender: Sender) -> Non
 def test_another_experiment_and_a_made_up_key_are_refused_and_told(
     stack: StackUnderTest, sender: Sender, run_key: dict[str, Any]
 ) -> None:
-    made = stack.api("POST", "/api/2.0/mlflow/experiments/create", json={"name": f"closed-{uuid.uuid4()}"})
     before = metric(stack, "otelcol_exporter_send_failed_spans")
     forged, unknown, own = request(), request(), request()
-    assert sender.send(forged, key=run_key["key"], experiment=made["experiment_id"]) == [200]
+    assert sender.send(forged, experiment=stack.experiment_id) == [200]
     assert sender.send(unknown, key="pdk_" + "made-up" * 6) == [200]
 
     @eventually
@@ -144,16 +153,16 @@ def test_another_experiment_and_a_made_up_key_are_refused_and_told(
             assert "found an unknown key" in logs
 
     told()
-    assert sender.send(own, key=run_key["key"]) == [200]
+    assert sender.send(own) == [200]
     arrived(stack, own)
     assert not stored(stack, [trace_id_of(forged), trace_id_of(unknown)])
 
 
 def test_a_neighbours_trace_can_not_be_written_to(
-    stack: StackUnderTest, make_sender: MakeSender, sender: Sender, run_key: dict[str, Any]
+    stack: StackUnderTest, make_sender: MakeSender, sender: Sender
 ) -> None:
     victim = request(3)
-    assert sender.send(victim, key=run_key["key"]) == [200]
+    assert sender.send(victim) == [200]
     arrived(stack, victim)
     before = metric(stack, "otelcol_exporter_send_failed_spans")
     overwritten = request(trace_id=spans_of(victim)[0].trace_id, name="forged")
@@ -162,7 +171,7 @@ def test_a_neighbours_trace_can_not_be_written_to(
     # Without a key, and with what the collector writes put there by hand.
     attribute = overwritten.resource_spans[0].resource.attributes.add(key="paddock.source.key_sha256")
     attribute.value.string_value = "00" * 32
-    assert hostile.send(overwritten) == [200]
+    assert hostile.send(overwritten, key=None, experiment=stack.experiment_id) == [200]
 
     @eventually
     def refused() -> None:
