@@ -2,12 +2,23 @@
 
 from pathlib import Path
 
-from cases import TASK, EndToEnd, Product, eventually, run_keys
+from cases import TASK, EndToEnd, Finished, Product, eventually, run_keys
 from stack_under_test import StackUnderTest
 
 
 class TestCompose(EndToEnd):
     """Every shared case, in containers."""
+
+    def test_spans_are_the_runs_by_its_key(self, stack: StackUnderTest, finished: Finished) -> None:
+        """And not the stack's, as those of a container without a key are."""
+        trace_id = finished.run["trace_id"]
+        assert stack.trace(trace_id)["state"] == "OK"
+        query = (
+            "SELECT run_id FROM paddock_trace_owners o JOIN paddock_keys k ON k.id = o.key_id"
+            f" WHERE trace_id = '{trace_id}'"
+        )
+        asked = stack.execute("postgres", "psql", "-U", "postgres", "-XAt", "mlflow", "-c", query)
+        assert asked.stdout.strip() == finished.run["run_id"]
 
 
 def test_the_demo_ends_judged(product: Product, tmp_path: Path) -> None:
