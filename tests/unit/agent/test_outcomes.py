@@ -96,10 +96,10 @@ def test_nobody_listens(runner: Runner) -> None:
 
 
 def test_wall_clock_limit_ends_a_command_under_way(runner: Runner) -> None:
-    ended = runner.run("do it", "--endpoint", "scenario/cut-off-command", "--timeout", "4")
+    ended = runner.run("do it", "--endpoint", "scenario/cut-off-command", "--timeout", "15")
     assert (ended.code, ended.result["outcome"]) == (124, "timeout")
-    assert "after 4 s" in ended.result["message"]
-    assert ended.result["seconds"] < 20
+    assert "after 15 s" in ended.result["message"]
+    assert ended.result["seconds"] < 45
     assert (runner.workspace / "begun.txt").exists()
     assert not (runner.workspace / "ended.txt").exists()
     trace = runner.collector.trace(ended.result["trace_id"])
@@ -111,9 +111,9 @@ def test_wall_clock_limit_ends_a_command_under_way(runner: Runner) -> None:
 
 
 def test_wall_clock_limit_ends_a_model_call_under_way(runner: Runner) -> None:
-    ended = runner.run("do it", "--endpoint", "scenario/slow-third", "--timeout", "5")
+    ended = runner.run("do it", "--endpoint", "scenario/slow-third", "--timeout", "15")
     assert (ended.code, ended.result["outcome"], ended.result["steps"]) == (124, "timeout", 2)
-    assert ended.result["seconds"] < 15
+    assert ended.result["seconds"] < 30
     assert len(runner.collector.trace(ended.result["trace_id"])["litellm.completion"]) == 3
 
 
