@@ -26,6 +26,7 @@ REFUSALS: dict[Reason, tuple[dict[str, Any], int, str, str, str | None]] = {
     Reason.UNKNOWN_KEY: ({}, 401, "invalid_api_key", "found none that the gateway knows", None),
     Reason.EXPIRED_KEY: ({"key_id": "pk_1"}, 401, "invalid_api_key", "found one that has expired: pk_1", None),
     Reason.REVOKED_KEY: ({"key_id": "pk_1"}, 401, "invalid_api_key", "found one that was revoked: pk_1", None),
+    Reason.RUN_KEY_ELSEWHERE: ({"key_id": "pk_1"}, 403, "permission_denied", "found it elsewhere: pk_1", None),
     Reason.FORBIDDEN_ENDPOINT: ({}, 404, "endpoint_not_found", "does not exist or is closed to it", None),
     Reason.UNPRICED_MODEL: ({}, 403, "unpriced_model", "a price for the model 'mine' of openai", None),
     Reason.BUDGET_EXCEEDED: (
