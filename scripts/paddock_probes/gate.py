@@ -14,7 +14,7 @@ MODELS = "/gateway/mlflow/v1/chat/completions"
 """A path that the gate lets through."""
 NO_ENDPOINT = "paddock-probe-no-such-endpoint"
 """What a call that is let through asks for: it reaches the gateway, is answered 404, and costs nothing."""
-BODY = f'{{"model":"{NO_ENDPOINT}","messages":[{{"role":"user","content":"x"}}]}}'
+BODY = f'{{"model":"{NO_ENDPOINT}","max_tokens":16,"messages":[{{"role":"user","content":"x"}}]}}'
 PRIZE = "/health"
 """MLflow answers it to everybody, so it shows best who is reached."""
 REST = "/api/2.0/mlflow/experiments/search?max_results=1"
