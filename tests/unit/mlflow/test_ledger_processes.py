@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 from hashlib import sha256
 from pathlib import Path
@@ -258,6 +259,7 @@ def test_an_admission_that_a_dying_database_forgot_is_counted_when_it_is_settled
     books.clear()
     policy = books.policy(5)
     key, credential = books.key(run_id="run-1", budget_usd=Decimal(2))
+    credential = replace(credential, opens_run_keys=True)
 
     async def work(ledger: Any) -> None:
         asked = [await admission(ledger, credential) for _ in range(3)]
