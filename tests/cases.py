@@ -258,7 +258,9 @@ class EndToEnd:
         assert 0 < float(budget["spent_usd"]) < 0.50
         key = next(key for key in run_keys(product) if key["id"] == budget["key_id"])
         assert key["state"] == "revoked"
-        assert (key["user"], key["endpoints"], key["experiment_ids"]) == (AGENT_USER, ["coder"], [])
+        assert (key["user"], key["endpoints"]) == (AGENT_USER, ["coder"])
+        # Its spans are the run's by this key.
+        assert key["experiment_ids"] == [finished.report["trace"]["experiment_id"]]
 
     def test_a_run_that_needs_more_than_its_budget_ends_at_once(
         self, product: Product, tmp_path: Path
