@@ -160,6 +160,14 @@ def _refusal(
             "PERMISSION_DENIED",
             f"expected a path that keys open, found {path}; people use their name and password here",
         )
+    if path == TRACES and key.run_id is not None:
+        return _answer(
+            path,
+            403,
+            "PERMISSION_DENIED",
+            f"expected a run's spans to come by the collector, found them with the run's key {key.id}; set"
+            " OTEL_EXPORTER_OTLP_ENDPOINT to the collector's address",
+        )
     if key.run_id is not None and not credential.opens_run_keys:
         return _answer(path, 403, "PERMISSION_DENIED", RUN_KEY_ELSEWHERE.format(key_id=key.id))
     match key.state():
@@ -174,14 +182,6 @@ def _refusal(
                 f"expected a valid key, found one that has expired: {key.id};"
                 " ask for a new one (`./paddock keys create`)",
             )
-    if path == TRACES and key.run_id is not None:
-        return _answer(
-            path,
-            403,
-            "PERMISSION_DENIED",
-            f"expected a run's spans to come by the collector, found them with the run's key {key.id}; set"
-            " OTEL_EXPORTER_OTLP_ENDPOINT to the collector's address",
-        )
     if path == TRACES and experiment_id and experiment_id not in key.experiment_ids:
         return _answer(
             path,

@@ -13,7 +13,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(ROOT / "scripts")]
 
-import record  # noqa: E402
+import probe_record  # noqa: E402
 from catalogue import CONTROLS, PROBES  # noqa: E402
 from host_cases import CASES, Case  # noqa: E402
 
@@ -77,7 +77,7 @@ def _row(entry: Probe | Case, seen: dict[str, str]) -> str:
 
 def main() -> int:
     """Exit code 1 where the suite has not seen all of it."""
-    seen = record.read()
+    seen = probe_record.read()
     missing = [name for name in entries() if "evidence" not in seen.get(name, {})]
     missing += [f"{name} (control)" for name in CONTROLS if "control" not in seen.get(name, {})]
     if missing:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from cases import Answer, Product
-from conftest import HERE, Container, Outside
+from played import HERE, Container, Outside
 from stack_under_test import ROOT, StackUnderTest
 
 GROUPS = {"reach", "gate", "identity", "container", "stack"}

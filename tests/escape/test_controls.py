@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 from catalogue import CONTROLS, HARMLESS, KEYS, RUNNER
-from conftest import HERE, UNWALLED_NAME, WALLED_NAME, Outside
-from record import Record
+from played import HERE, UNWALLED_NAME, WALLED_NAME, Outside
+from probe_record import Record
 
 from paddock_probes.registry import BLOCKED, OPEN, PROBES, Finding
 

@@ -7,8 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from bombs import DISK, MEMORY, TASKS
 from cases import eventually
-from conftest import BOMB_MEMORY, INTERNET, HostileRun, Outside, Start, explode
-from record import Record
+from played import BOMB_MEMORY, INTERNET, HostileRun, Outside, Start, explode
+from probe_record import Record
 from stack_under_test import StackUnderTest
 
 from paddock_probes.registry import BLOCKED, OPEN, PROBES, Targets

@@ -7,9 +7,9 @@ from typing import Any
 import httpx
 import pytest
 from cases import eventually
-from conftest import Container
 from host_cases import CASES
-from record import Record
+from played import Container
+from probe_record import Record
 from stack_under_test import StackUnderTest
 
 from paddock_probes.gate import BODY, MODELS

@@ -2,8 +2,8 @@
 
 import pytest
 from catalogue import BY_TERMINAL_ALONE, HARMLESS
-from conftest import HostileRun
-from record import Record
+from played import HostileRun
+from probe_record import Record
 
 from paddock_probes.registry import PROBES, Finding
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import planting
 import pytest
-from conftest import AGENT, HERE, Container, HostileRun, Start, own
 from host_cases import CASES
-from record import Record
+from played import AGENT, HERE, Container, HostileRun, Start, own
+from probe_record import Record
 from stack_under_test import StackUnderTest
 
 from paddock_cli.compose import ComposeStack

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[3]
 # What is tested, and the modules beside the tests.
 sys.path[:0] = [str(ROOT / "mlflow"), str(Path(__file__).parent)]
 
+from endpoints_made import make_endpoint  # noqa: E402
 from identities import ADMIN, SECRETS  # noqa: E402
 from otlp_recordings import Recording  # noqa: E402
 from postgres import postgres_server, postgres_url, sqlite_template, sqlite_url  # noqa: E402, F401
@@ -83,29 +84,6 @@ def server(settings_environment: Path) -> Iterator[Server]:
         stack_key = {"endpoints": ["coder"], "experiments": []}
         assert http.put("/api/3.0/paddock/keys/stack", json=stack_key, auth=ADMIN).status_code == 200
         yield made
-
-
-def make_endpoint(server: Server, name: str, model: str, api_base: str = "") -> None:
-    """A gateway endpoint on a model of the protocol `openai`, at OpenAI's address where none is given."""
-
-    def post(path: str, body: dict[str, object]) -> dict[str, dict[str, str]]:
-        answer = server.http.post(f"/api/3.0/mlflow/gateway/{path}", json=body, auth=ADMIN)
-        assert answer.status_code == 200, answer.text
-        return answer.json()
-
-    secret = post(
-        "secrets/create",
-        {
-            "secret_name": f"{name}-key",
-            "secret_value": {"api_key": "any"},
-            "provider": "openai",
-            "auth_config": {"api_base": api_base} if api_base else {},
-        },
-    )["secret"]["secret_id"]
-    body = {"name": f"{name}-model", "secret_id": secret, "provider": "openai", "model_name": model}
-    definition = post("model-definitions/create", body)["model_definition"]["model_definition_id"]
-    link = {"model_definition_id": definition, "linkage_type": "PRIMARY", "weight": 1.0}
-    post("endpoints/create", {"name": name, "usage_tracking": True, "model_configs": [link]})
 
 
 @pytest.fixture

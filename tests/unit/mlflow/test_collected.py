@@ -398,7 +398,7 @@ def test_a_database_that_is_away_is_waited_for_without_end(
     request = mark(one_span(), None, stack_writes)
     for _ in range(20):
         answer = bring(request)
-        assert (answer.status_code, "the database does not answer" in answer.text) == (503, True)
+        assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
         now[0] += 60
     monkeypatch.undo()
     assert bring(request).status_code == 200

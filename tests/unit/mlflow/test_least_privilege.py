@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from conftest import make_endpoint
+from endpoints_made import make_endpoint
 from identities import ADMIN, AGENT_KEY
 from otlp_recordings import recording
 
