@@ -200,6 +200,16 @@ class Gateway:
             connection.row_factory = sqlite3.Row
             return [dict(row) for row in connection.execute(query, (endpoint,))]
 
+    def last_row(self, endpoint: str) -> Body:
+        """The row of an endpoint's last call, once it is settled: that is a moment after its answer."""
+
+        def settled() -> Body | None:
+            row = self.rows(endpoint)[-1]
+            return row if row["ended_at"] else None
+
+        found: Body = eventually(settled, 10, f"the settlement of the last call of {endpoint}")
+        return found
+
     def traces(self, endpoint: str, count: int = 1) -> list[Body]:
         """The usage traces of an endpoint, with their spans, once there are so many; the newest first."""
         experiment = self.admin(

@@ -75,7 +75,7 @@ def test_cached_tokens_are_told_and_kept(gateway: Gateway, endpoint: str) -> Non
         for _ in range(2)
     )
     assert first.cache_creation_input_tokens and second.cache_read_input_tokens
-    row = gateway.rows(endpoint)[-1]
+    row = gateway.last_row(endpoint)
     assert row["cache_read_tokens"] == second.cache_read_input_tokens
     assert row["input_tokens"] == second.input_tokens + second.cache_read_input_tokens + (
         second.cache_creation_input_tokens or 0

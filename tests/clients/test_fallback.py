@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import Body, Gateway, Model, eventually
+from processes import Body, Gateway, Model
 
 BACKUP = Model("gpt-4.1-mini")
 BACKUP_COST = Decimal("0.00048")
@@ -51,17 +51,6 @@ def asked_models(gateway: Gateway) -> list[str]:
     return [call["body"]["model"] for call in gateway.upstream()]
 
 
-def last_row(gateway: Gateway, endpoint: str) -> Body:
-    """The settled row of an endpoint's last call."""
-
-    def settled() -> Body | None:
-        row = gateway.rows(endpoint)[-1]
-        return row if row["ended_at"] else None
-
-    found: Body = eventually(settled, 10, f"the settlement of the last call of {endpoint}")
-    return found
-
-
 def cost(row: Body, column: str = "cost_usd") -> Decimal:
     return Decimal(row[column]).scaleb(-10)
 
@@ -76,7 +65,7 @@ def test_the_next_model_answers(gateway: Gateway, fault: str, streamed: bool) ->
     assert text_of(answer) == "Answered by the backup."
     tried = [] if fault == "refused" else [FAULTS[fault].name]
     assert asked_models(gateway) == [*tried, BACKUP.name], "each model is asked once"
-    row = last_row(gateway, endpoint)
+    row = gateway.last_row(endpoint)
     assert (row["outcome"], row["status"], row["attempts"]) == ("ok", 200, 2)
     assert (row["provider"], row["model"]) == ("openai", BACKUP.name)
     assert (row["input_tokens"], row["output_tokens"]) == (1000, 50)
@@ -93,7 +82,7 @@ def test_a_model_that_is_too_slow_is_given_up(gateway: Gateway, streamed: bool) 
     assert answer.status_code == 200, answer.text
     assert text_of(answer) == "Answered by the backup."
     assert asked_models(gateway) == [slow.name, BACKUP.name]
-    row = last_row(gateway, endpoint)
+    row = gateway.last_row(endpoint)
     assert (row["attempts"], row["model"]) == (2, BACKUP.name)
     # Ten tokens of answer at $30 a million, and less than 1000 of prompt at $10.
     assert BACKUP_COST + Decimal("0.0003") < cost(row) < BACKUP_COST + Decimal("0.0103")
@@ -116,7 +105,7 @@ def test_a_stream_that_breaks_before_its_first_token(gateway: Gateway, where: st
         assert text_of(answer) == "Answered by the backup."
         assert not any("error" in event for event in events(answer))
         assert asked_models(gateway) == [BROKEN_STREAMS[where].name, BACKUP.name]
-        row = last_row(gateway, endpoint)
+        row = gateway.last_row(endpoint)
         assert (row["outcome"], row["attempts"], row["model"]) == ("ok", 2, BACKUP.name)
         assert cost(row) > BACKUP_COST, "the provider had begun to answer, so its bound is charged too"
 
@@ -149,7 +138,7 @@ def test_a_stream_that_breaks_later_ends_with_an_error(gateway: Gateway) -> None
     assert text_of(answer).startswith("The demo model fills its answer")
     assert "error" in events(answer)[-1]
     assert asked_models(gateway) == ["gpt-4o"]
-    row = last_row(gateway, endpoint)
+    row = gateway.last_row(endpoint)
     assert (row["outcome"], row["attempts"], row["model"]) == ("error", 1, "gpt-4o")
     assert cost(row) == cost(row, "reserved_usd") > 0
 
@@ -162,7 +151,7 @@ def test_a_mistake_of_the_caller_is_told_at_once(gateway: Gateway, streamed: boo
     assert answer.status_code == 400
     assert answer.json()["error"]["message"] == "Expected a lower temperature."
     assert asked_models(gateway) == ["scenario/bad-request"], "another model would not like it better"
-    row = last_row(gateway, endpoint)
+    row = gateway.last_row(endpoint)
     assert (row["outcome"], row["status"], row["attempts"]) == ("error", 400, 1)
     assert cost(row) == 0
 
@@ -177,7 +166,7 @@ def test_all_failed(gateway: Gateway, streamed: bool) -> None:
     assert "3 models failed" in error["message"]
     assert int(answer.headers["retry-after"]) >= 1
     assert asked_models(gateway) == ["scenario/fail-429", "scenario/fail-503"]
-    row = last_row(gateway, endpoint)
+    row = gateway.last_row(endpoint)
     assert (row["outcome"], row["status"], row["attempts"]) == ("error", 503, 3)
     assert cost(row) == 0
 
@@ -206,7 +195,7 @@ def test_anthropics_protocol_falls_back_too(gateway: Gateway) -> None:
         answer = gateway.call("anthropic/v1/messages", body, gateway.key(endpoint))
         assert answer.status_code == 200, answer.text
         assert "Answered by the backup." in answer.text
-        row = last_row(gateway, endpoint)
+        row = gateway.last_row(endpoint)
         assert (row["provider"], row["model"], row["attempts"]) == ("anthropic", "claude-haiku-4-5", 2)
         # $1 and $5 a million.
         assert cost(row) == Decimal("0.00125")
@@ -226,7 +215,7 @@ def test_a_stream_without_usage_is_charged_its_bound(gateway: Gateway) -> None:
     endpoint = gateway.endpoint("tells-no-usage", Model("gpt-4.1-nano"))
     answer = gateway.chat(endpoint, stream=True)
     assert text_of(answer) == "Nothing is counted."
-    row = last_row(gateway, endpoint)
+    row = gateway.last_row(endpoint)
     assert row["outcome"] == "ok"
     assert cost(row) == cost(row, "reserved_usd") > 0
 
@@ -235,7 +224,7 @@ def test_a_known_answer_costs_what_its_tokens_cost(gateway: Gateway, priced: str
     """Cached tokens at their own price, reasoning as a part of the answer: 600 × 0.15 + 400 × 0.075 + 50 × 0.6."""
     for streamed in (False, True):
         assert text_of(gateway.chat(priced, stream=streamed)) == "Answered by the primary."
-        row = last_row(gateway, priced)
+        row = gateway.last_row(priced)
         assert (row["cache_read_tokens"], row["reasoning_tokens"]) == (400, 20)
         assert cost(row) == Decimal("0.00015")
 
