@@ -15,7 +15,7 @@ HERE = Path(__file__).resolve().parent
 AGENT = 1000
 """The uid of agents; the tests may be root, whose workspaces would make the agent root too."""
 ARCHIVE = ".escape/probes.pyz"
-INTERNET, INTERNET6, METADATA = "203.0.113.53", "2001:db8:5eed::53", "169.254.169.254"
+INTERNET, INTERNET6, METADATA = "198.51.100.53", "2001:db8:5eed::53", "169.254.169.254"
 PORTS = {"mlflow": 5000, "postgres": 5432, "object-store": 9000, "demo-model": 8000}
 NEIGHBOUR_PORT = 8123
 WALLED_NAME, UNWALLED_NAME = "walled.exfil.example", "unwalled.exfil.example"
