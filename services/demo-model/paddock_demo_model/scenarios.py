@@ -20,7 +20,8 @@ after the headers; an answer in one piece is cut in its middle), ``malformed: bo
 that is cut off), and ``huge_mib`` (so many MiB of text are added to the reply). ``usage: none`` leaves the token counts
 out, ``usage: {input: 1000, output: 50, cache_read: 400, cache_write: 0, reasoning: 20}`` sets them. In ``fail``,
 ``retry_after_seconds`` sets the header, ``message``, ``type`` and ``code`` fill the API's error object, and ``body``
-replaces it. After the last step the model says that the scenario is over.
+replaces it; ``{key}`` in a message is the key that the request came with, as some providers quote it. After the last
+step the model says that the scenario is over.
 
 ``answers_to: [gpt-4o-mini]`` lets a scenario answer as models of these names too, which have a price.
 """

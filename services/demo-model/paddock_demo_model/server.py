@@ -137,7 +137,8 @@ class DemoModel:
             one = failed.failure
             body = one.body
             if body is None:
-                body = dialect.error(one.status, one.message, one.type, one.code, None)
+                message = one.message.replace("{key}", dialect.key(http))
+                body = dialect.error(one.status, message, one.type, one.code, None)
             return JSONResponse(body, status_code=one.status, headers=failed.headers)
         await asyncio.sleep(played.delay_seconds)
         if played.reset or played.close:

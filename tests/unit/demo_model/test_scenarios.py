@@ -44,6 +44,14 @@ def test_the_step_is_the_number_of_answers(client: TestClient) -> None:
     assert over["choices"][0]["message"]["content"] == "The scenario has no further step."
 
 
+def test_a_failure_may_quote_the_key_that_came_with_the_request(client: TestClient) -> None:
+    answer = client.post(
+        CHAT, json=request("provider-tells-its-key"), headers={"Authorization": "Bearer sk-abc"}
+    )
+    assert answer.status_code == 401
+    assert answer.json()["error"]["message"] == "Incorrect API key provided: sk-abc."
+
+
 def test_a_step_fails_so_often_and_then_works_and_does_so_again_in_a_new_run(client: TestClient) -> None:
     def status(answers: int, user: str = "Go") -> int:
         return client.post(CHAT, json=request("fail-twice-then-finish", answers, user)).status_code
