@@ -301,7 +301,10 @@ class EndToEnd:
         call = product.start("run", TASK, "--endpoint", endpoint, "--json", cwd=tmp_path)
         eventually(lambda: lines_of(tmp_path / "steps.log"), 90, "a step")
 
-        (key,) = [key for key in run_keys(product) if key["state"] == "active"]
+        # Other tests' keys are on the same stack.
+        (key,) = [
+            key for key in run_keys(product) if (key["state"], key["endpoints"]) == ("active", [endpoint])
+        ]
         revoked = product.paddock("keys", "revoke", key["id"], "--json")
         out, err = call.communicate(timeout=60)
 
