@@ -143,7 +143,8 @@ def test_a_provider_key_is_in_no_process_environment(tmp_path: Path, product: Pr
     assert down.code == 0, down.err
     assert not (tmp_path / "state" / "embedded").exists()
     assert not (tmp_path / "state" / "provider.env").exists()
-    assert own.paddock("run", TASK).code == 29
+    (tmp_path / "project").mkdir()
+    assert own.paddock("run", TASK, cwd=tmp_path / "project").code == 29
 
 
 def test_a_taken_port_is_named(tmp_path: Path, product: Product) -> None:
