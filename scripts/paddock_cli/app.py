@@ -11,6 +11,7 @@ from paddock_cli import console
 from paddock_cli.config_commands import config_app
 from paddock_cli.egress_commands import egress_app
 from paddock_cli.exit_codes import ExitCode
+from paddock_cli.suite_commands import suite_app
 
 if TYPE_CHECKING:
     from paddock_cli.stack import Stack
@@ -27,6 +28,7 @@ app = typer.Typer(
 
 app.add_typer(config_app)
 app.add_typer(egress_app)
+app.add_typer(suite_app)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")

@@ -17,7 +17,7 @@ CliError
 ├── RunnerFailed        the agent ended without a result
 ├── NotFound            no such run, trace, judge or image
 ├── TestsFailed         red tests or missing parts
-├── BadConfiguration    mistakes in the gateway's declared configuration
+├── BadConfiguration    mistakes in a declared configuration, or in a suite's file
 ├── NotApplied          it can't be applied, or not as a whole
 └── Declined            not confirmed
 """
@@ -154,7 +154,7 @@ class TestsFailed(CliError):
 
 
 class BadConfiguration(CliError):
-    """Mistakes in the gateway's declared configuration.
+    """Mistakes in a declared configuration, or in a suite's file.
 
     Args:
         file: its name.

@@ -58,7 +58,7 @@ class ExitCode(IntEnum):
     DECLINED = 34
     """The user did not confirm."""
     BAD_CONFIGURATION = 35
-    """The gateway's declared configuration has mistakes."""
+    """A declared configuration, or a suite's file, has mistakes."""
     NOT_APPLIED = 36
     """It can't be applied, or an apply was stopped in the middle; the message says what was done."""
     ADVISORIES = 37

@@ -102,6 +102,14 @@ class Mlflow:
             NotFound: 404.
             ServerFailed: any other refusal, or no answer.
         """
+        answer = self._answer(method, path, **arguments)
+        return answer.json() if answer.content else {}
+
+    def content(self, path: str, **arguments: Any) -> bytes:
+        """What a GET answers, as it is. Raises as `call`."""
+        return self._answer("GET", path, **arguments).content
+
+    def _answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             answer = self._client.request(method, path, **arguments)
         except httpx.HTTPError as error:
@@ -120,7 +128,7 @@ class Mlflow:
                 f"{answer.status_code}: {_message(answer)}",
                 "look at its log: ./paddock logs mlflow",
             )
-        return answer.json() if answer.content else {}
+        return answer
 
     def experiment_id(self, name: str = "agents") -> str:
         """The id of the experiment that agents write to."""

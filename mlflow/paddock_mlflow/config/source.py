@@ -43,7 +43,20 @@ def path_of(steps: Steps) -> str:
     return text
 
 
-def read(path: Path) -> Source:
+@dataclass(frozen=True)
+class Form:
+    """What a kind of file is, in the words of its errors."""
+
+    kind: str = "a readable configuration file"
+    content: str = "a mapping of sections (providers, models, endpoints)"
+    example: str = "the shipped mlflow/gateway.yaml"
+    named_by: str = "GATEWAY_CONFIG in .env, or the argument"
+
+
+GATEWAY = Form()
+
+
+def read(path: Path, form: Form = GATEWAY) -> Source:
     """The content of a file.
 
     Raises:
@@ -54,16 +67,12 @@ def read(path: Path) -> Source:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        remedy = (
-            "name one that is there and that this user may read (GATEWAY_CONFIG in .env, or the argument)"
-        )
-        raise InvalidConfiguration(
-            name, [Problem(0, 0, "", "a readable configuration file", reason, remedy)]
-        ) from None
-    return parse(text, name)
+        remedy = f"name one that is there and that this user may read ({form.named_by})"
+        raise InvalidConfiguration(name, [Problem(0, 0, "", form.kind, reason, remedy)]) from None
+    return parse(text, name, form)
 
 
-def parse(text: str, file: str) -> Source:
+def parse(text: str, file: str, form: Form = GATEWAY) -> Source:
     """The content of a text; `file` is the name that errors give it.
 
     Raises:
@@ -74,11 +83,8 @@ def parse(text: str, file: str) -> Source:
         root = loader.get_single_node()
         if not isinstance(root, yaml.MappingNode):
             found = f"a {root.id}" if root is not None else "nothing in it"
-            remedy = "begin with `version: 1`; the shipped mlflow/gateway.yaml shows the form"
-            raise InvalidConfiguration(
-                file,
-                [Problem(1, 1, "", "a mapping of sections (providers, models, endpoints)", found, remedy)],
-            )
+            remedy = f"begin with `version: 1`; {form.example} shows the form"
+            raise InvalidConfiguration(file, [Problem(1, 1, "", form.content, found, remedy)])
         source = Source(file)
         source.data = _Walk(loader, source).value(root, ())
     except yaml.MarkedYAMLError as error:
