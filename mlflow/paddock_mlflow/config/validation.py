@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
 
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from paddock_mlflow.config import desired, guardrails, model
+from paddock_mlflow.config import desired, form, guardrails, model
 from paddock_mlflow.config.errors import InvalidConfiguration, Problem
+from paddock_mlflow.config.form import made, once, shown
 from paddock_mlflow.config.model import KEPT, Configuration
 from paddock_mlflow.config.source import Source, Steps, read
 
@@ -35,7 +36,8 @@ _ITEMS: dict[str, type[BaseModel]] = {
     "webhooks": model.Webhook,
 }
 _LISTS: dict[str, type[BaseModel]] = {"budgets": model.Budget, "rate_limits": model.RateLimit}
-_SHOWN = 60
+_EXAMPLE = "the shipped mlflow/gateway.yaml and docs/configuration.md"
+_MEND = f"mend it; {_EXAMPLE} show the form"
 _PLACEHOLDER = re.compile(r"{{\s*(\w+)\s*}}")
 
 
@@ -69,85 +71,35 @@ def check(source: Source, variables: Mapping[str, str]) -> Checked:
     try:
         configuration = Configuration.model_validate(source.data)
     except ValidationError as error:
-        problems += _form(source, error)
+        problems += _FORM.problems(source, error)
     problems += _Rules(source, configuration or _partial(source), variables).problems()
     if problems or configuration is None:
-        raise InvalidConfiguration(source.file, _once(problems))
+        raise InvalidConfiguration(source.file, once(problems))
     return Checked(configuration, source, list(_notes(configuration, variables)))
 
 
 # The form
 
 
-def _form(source: Source, error: ValidationError) -> Iterator[Problem]:
-    for found in error.errors(include_url=False, include_context=True):
-        # Of a value that may be a word or a mapping, what is said of the mapping's fields is enough.
-        if found["type"] != "literal_error" or not isinstance(found["input"], dict):
-            yield _translated(source, found)
-
-
-def _translated(source: Source, error: ErrorDetails) -> Problem:
-    kind, context, value = error["type"], error.get("ctx", {}), error.get("input")
-    is_key = bool(error["loc"]) and error["loc"][-1] == "[key]"
-    steps = _steps(source, error["loc"])
-    if kind == "missing":
-        name = str(steps[-1])
-        if name == "model" and isinstance(value, dict) and "price" in value:
-            return source.problem(
-                (*steps[:-1], "price"),
-                "a price of a model",
-                "no `model` beside it",
-                "say which model it is the price of",
-            )
-        return source.problem(steps, f"a field `{name}`", "none", f"add `{name}:`")
-    if kind == "extra_forbidden":
-        known = _fields_at(steps[:-1])
-        near = difflib.get_close_matches(str(steps[-1]), known, n=1)
-        remedy = (
-            f"did you mean `{near[0]}`?"
-            if near
-            else f"known are: {', '.join(known)}"
-            if known
-            else "remove it"
+def _special(source: Source, steps: Steps, error: ErrorDetails) -> Problem | None:
+    kind, value = error["type"], error.get("input")
+    if kind == "missing" and steps[-1] == "model" and isinstance(value, dict) and "price" in value:
+        return source.problem(
+            (*steps[:-1], "price"),
+            "a price of a model",
+            "no `model` beside it",
+            "say which model it is the price of",
         )
-        return source.problem(steps, "a field that is known here", f"`{steps[-1]}`", remedy)
-    expected = {
-        "literal_error": str(context.get("expected", "")).replace(" or ", ", "),
-        "greater_than": f"a number above {context.get('gt')}",
-        "greater_than_equal": f"a number of at least {context.get('ge')}",
-        "less_than_equal": f"a number of at most {context.get('le')}",
-        "too_short": "at least one entry",
-        "string_too_short": "a text",
-        "string_type": "a text",
-        "int_parsing": "a whole number",
-        "int_type": "a whole number",
-        "int_from_float": "a whole number",
-        "decimal_parsing": "a number",
-        "decimal_type": "a number",
-        "finite_number": "a number",
-        "bool_parsing": "true or false",
-        "bool_type": "true or false",
-        "dict_type": "a mapping (name: value)",
-        "model_type": "a mapping (name: value)",
-        "list_type": "a list",
-        "decimal_max_places": f"at most {context.get('decimal_places')} decimal places",
-        "decimal_max_digits": "a smaller number",
-    }.get(kind)
-    remedy = "mend it; the shipped mlflow/gateway.yaml and docs/configuration.md show the form"
-    if kind == "string_pattern_mismatch":
-        expected, remedy = _pattern(str(context.get("pattern")), is_key)
-    if steps and steps[-1] == "price" and kind == "model_type":
-        expected = "`free`, or a mapping with `input` and `output`"
-    if kind == "literal_error" and (meant := _near(value, context)):
-        remedy = f"did you mean `{meant}`?"
+    if kind == "model_type" and steps and steps[-1] == "price":
+        return source.problem(steps, "`free`, or a mapping with `input` and `output`", shown(value), _MEND)
     if kind == "greater_than" and steps and steps[-1] == "amount":
-        remedy = "a budget that allows nothing is a revoked key or a removed grant"
-    return source.problem(steps, expected or error["msg"].lower(), _shown(value), remedy)
-
-
-def _near(value: Any, context: Mapping[str, Any]) -> str:
-    known = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-    return next(iter(difflib.get_close_matches(str(value), known, n=1)), "")
+        return source.problem(
+            steps,
+            f"a number above {error.get('ctx', {}).get('gt')}",
+            shown(value),
+            "a budget that allows nothing is a revoked key or a removed grant",
+        )
+    return None
 
 
 def _pattern(pattern: str, is_key: bool) -> tuple[str, str]:
@@ -163,24 +115,6 @@ def _pattern(pattern: str, is_key: bool) -> tuple[str, str]:
     return what, "rename it"
 
 
-def _steps(source: Source, location: tuple[int | str, ...]) -> Steps:
-    """Pydantic's location without the names of the union's branches, which no file has."""
-    steps: list[int | str] = []
-    at: Any = source.data
-    for step in location:
-        if isinstance(at, dict) and isinstance(step, str) and (step in at or _may_be_missing(step)):
-            steps.append(step)
-            at = at.get(step)
-        elif isinstance(at, list) and isinstance(step, int) and step < len(at):
-            steps.append(step)
-            at = at[step]
-    return tuple(steps)
-
-
-def _may_be_missing(step: str) -> bool:
-    return step.isidentifier() and step.islower() and step not in {"free", "str", "list", "dict"}
-
-
 def _fields_at(steps: Steps) -> list[str]:
     if not steps:
         return list(Configuration.model_fields)
@@ -193,10 +127,7 @@ def _fields_at(steps: Steps) -> list[str]:
     return list({"price": model.Price, "grants": model.Grants}.get(str(steps[2]), BaseModel).model_fields)
 
 
-def _shown(value: Any) -> str:
-    text = f"`{value}`" if isinstance(value, str | int | float) else f"a {type(value).__name__}"
-    text = {"a dict": "a mapping", "a NoneType": "nothing"}.get(text, text)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 3] + "...`"
+_FORM = form.Words(_fields_at, _EXAMPLE, _pattern, _special)
 
 
 def _partial(source: Source) -> Configuration:
@@ -206,31 +137,14 @@ def _partial(source: Source) -> Configuration:
         given = source.data.get(section)
         if isinstance(given, dict):
             parts[section] = {
-                name: made for name, entry in given.items() if (made := _made(item, entry)) is not None
+                name: one for name, entry in given.items() if (one := made(item, entry)) is not None
             }
     for section, item in _LISTS.items():
         given = source.data.get(section)
         if isinstance(given, list):
             # Positions are kept: they lead to the lines.
-            parts[section] = [_made(item, entry) for entry in given]
+            parts[section] = [made(item, entry) for entry in given]
     return Configuration.model_construct(**{"providers": {}, "endpoints": {}, **parts})
-
-
-def _made(item: type[BaseModel], entry: Any) -> BaseModel | None:
-    try:
-        return TypeAdapter(item).validate_python(entry)
-    except ValidationError:
-        return None
-
-
-def _once(problems: list[Problem]) -> list[Problem]:
-    """One problem a field: the first one found says enough."""
-    seen: set[tuple[int, str]] = set()
-    return [
-        problem
-        for problem in problems
-        if (key := (problem.line, problem.path)) not in seen and not seen.add(key)  # type: ignore[func-returns-value]
-    ]
 
 
 # The rules
@@ -350,7 +264,7 @@ class _Rules:
             yield self._problem(
                 steps,
                 "an http or https address",
-                _shown(url.geturl()),
+                shown(url.geturl()),
                 "write it like https://models.example.com/v1",
             )
             return
@@ -359,7 +273,7 @@ class _Rules:
             yield self._problem(
                 steps,
                 "a public https address",
-                _shown(url.geturl()),
+                shown(url.geturl()),
                 "a server of your own is named by LLM_BASE_URL in .env, and by ${LLM_BASE_URL} here",
             )
 
