@@ -10,12 +10,15 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
 from rich.measure import Measurement
 from rich.segment import Segment
 from rich.text import Text
+
+from paddock_cli.errors import BadSettings
 
 # C0 but tab and line feed, DEL, C1; what turns the direction of writing around or is not seen, so that a line reads as
 # another one; halves of surrogate pairs, which can't be printed. The runner's output.py has the same.
@@ -92,6 +95,18 @@ class Step:
     @staticmethod
     def _quiet(detail: str) -> None:
         """Nowhere to show a passing detail without filling a log."""
+
+
+def write(target: Path, text: str) -> None:
+    """A result as a file. Raises BadSettings where it can't be written."""
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise BadSettings(
+            f"a file at {target} to write",
+            error.strerror or str(error),
+            "name a folder that is there and yours",
+        ) from None
 
 
 def document(value: Any) -> None:

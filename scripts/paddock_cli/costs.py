@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from paddock_cli import console
-from paddock_cli.errors import BadSettings, UsageFailed
+from paddock_cli.errors import UsageFailed
 from paddock_cli.mlflow_api import Mlflow
 
 COSTS = "/api/3.0/paddock/costs"
@@ -198,7 +198,7 @@ def write_csv(costs: Costs, target: str) -> None:
     if target == "-":
         sys.stdout.write(text.getvalue())
     else:
-        _write(Path(target), text.getvalue())
+        console.write(Path(target), text.getvalue())
         console.say(f"wrote {target}")
 
 
@@ -227,7 +227,7 @@ def write_plot(costs: Costs, target: Path) -> None:
             f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title></head>'
             f'<body style="margin:2rem;max-width:70rem">{picture}</body></html>\n'
         )
-    _write(target, picture)
+    console.write(target, picture)
     console.say(f"wrote {target}")
 
 
@@ -277,17 +277,6 @@ def _every_day(costs: Costs) -> list[Row]:
     first = max(costs.since.astimezone(UTC).date(), last - timedelta(days=365))
     days = [str(first + timedelta(days=number)) for number in range((last - first).days + 1)]
     return [known.get(day, Row(day, {}, Decimal(0))) for day in days]
-
-
-def _write(target: Path, text: str) -> None:
-    try:
-        target.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise BadSettings(
-            f"a file at {target} to write",
-            error.strerror or str(error),
-            "name a folder that is there and yours",
-        ) from None
 
 
 def _row(answer: dict[str, Any], name: str) -> Row:
