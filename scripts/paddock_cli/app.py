@@ -11,7 +11,7 @@ from paddock_cli import console
 from paddock_cli.config_commands import config_app
 from paddock_cli.egress_commands import egress_app
 from paddock_cli.exit_codes import ExitCode
-from paddock_cli.suite_commands import suite_app
+from paddock_cli.suite_report_commands import suite_app
 
 if TYPE_CHECKING:
     from paddock_cli.stack import Stack

@@ -19,6 +19,7 @@ CliError
 ├── TestsFailed         red tests or missing parts
 ├── BadConfiguration    mistakes in a declared configuration, or in a suite's file
 ├── NotApplied          it can't be applied, or not as a whole
+├── NoBaseline          nothing that a suite run can be compared with
 └── Declined            not confirmed
 """
 
@@ -179,6 +180,12 @@ class NotApplied(CliError):
     """The declared configuration can't be applied, or not as a whole."""
 
     exit_code = ExitCode.NOT_APPLIED
+
+
+class NoBaseline(CliError):
+    """Nothing that a suite run can be compared with."""
+
+    exit_code = ExitCode.NO_BASELINE
 
 
 class Declined(CliError):

@@ -67,3 +67,9 @@ class ExitCode(IntEnum):
     """`audit` found something that the fence must stop and does not."""
     UNEXPECTED = 40
     """A defect of the command line; the message names the log."""
+    GATE_FAILED = 42
+    """`suite gate`: a criterion does not hold."""
+    GATE_UNDECIDED = 43
+    """`suite gate`: can't be decided: attempts are missing or in state `error`, or a figure is not known."""
+    NO_BASELINE = 44
+    """No such baseline, or one that has no task in common with the suite run."""

@@ -11,8 +11,8 @@ FORMAT = 1
 
 
 class _Record(BaseModel):
-    # A newer Paddock may say more; what is missing is an error.
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    # A newer Paddock may say more; what is missing is an error, and so is a figure that is no number.
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class TokenCounts(_Record):

@@ -51,11 +51,15 @@ def local(where: Paths) -> list[SuiteRun]:
     return sorted(_readable(where), key=lambda run: run.created, reverse=True)
 
 
-def find(where: Paths, server: Mlflow | None, reference: str) -> SuiteRun:
+def find(
+    where: Paths, server: Mlflow | None, reference: str, *, suite: str = "", other_than: str = ""
+) -> SuiteRun:
     """A suite run by its id, its label (the newest of it), a path to its results, or `latest`.
 
     Args:
         server: MLflow, which has what other machines ran; None to look in this checkout alone.
+        suite: name of the suite whose runs a label or `latest` means; of any where empty.
+        other_than: id of a suite run that a label or `latest` does not mean: a run is no baseline of its own.
 
     Raises:
         NotFound: there is none.
@@ -66,16 +70,18 @@ def find(where: Paths, server: Mlflow | None, reference: str) -> SuiteRun:
         return _read(path / RESULTS if path.is_dir() else path)
     known = local(where)
     if reference == LATEST:
-        if known:
-            return known[0]
+        if meant := [run for run in known if suite in ("", run.suite) and run.id != other_than]:
+            return meant[0]
         raise _missing("a suite run in this checkout")
     if ID.fullmatch(reference) and (of_id := [run for run in known if run.id == reference]):
         return of_id[0]
     if not LABEL.fullmatch(reference):
         raise _missing(f"a suite run {reference!r}")
-    candidates = [run for run in known if run.label == reference]
+    candidates = [
+        run for run in known if run.label == reference and suite in ("", run.suite) and run.id != other_than
+    ]
     if server is not None:
-        candidates += _of_mlflow(server, reference)
+        candidates += _of_mlflow(server, reference, suite, other_than)
     if not candidates:
         raise _missing(f"a suite run with the id or label {reference!r}")
     return max(candidates, key=lambda run: run.created)
@@ -118,10 +124,14 @@ def _parsed(text: bytes, place: str) -> SuiteRun:
         ) from None
 
 
-def _of_mlflow(server: Mlflow, reference: str) -> Iterator[SuiteRun]:
+def _of_mlflow(server: Mlflow, reference: str, suite: str, other_than: str) -> Iterator[SuiteRun]:
     experiment_id = server.experiment_id()
-    for tag in (RUN_TAG, LABEL_TAG):
-        for run in mlflow_runs.search(server, experiment_id, f"tags.`{tag}` = '{reference}'"):
+    of_suite = f" and tags.`{SUITE_TAG}` = '{suite}'" if LABEL.fullmatch(suite) else ""
+    for tag, more in ((RUN_TAG, ""), (LABEL_TAG, of_suite)):
+        # One more than is wanted, which may be the one that is not.
+        for run in mlflow_runs.search(server, experiment_id, f"tags.`{tag}` = '{reference}'{more}", 2):
+            if tag == LABEL_TAG and run.tags.get(RUN_TAG) == other_than:
+                continue
             try:
                 content = mlflow_runs.read(server, run, RESULTS)
             except NotFound:
