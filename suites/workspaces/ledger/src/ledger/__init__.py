@@ -1,0 +1,3 @@
+"""Household accounts in a plain text file."""
+
+__version__ = "0.6.0"

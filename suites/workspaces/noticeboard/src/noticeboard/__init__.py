@@ -1,0 +1,3 @@
+"""The notices of a house."""
+
+__version__ = "1.4.0"

@@ -1,0 +1,3 @@
+"""What lies in the stockroom, where, and for whom."""
+
+__version__ = "0.9.2"

@@ -1,0 +1,3 @@
+"""Small tools for text."""
+
+__version__ = "3.1.0"
