@@ -1,5 +1,6 @@
 #!/bin/bash
-# Starts the agent runner, or with `exec COMMAND …` any other program in the same environment.
+# Starts the agent runner, or with `exec COMMAND …` any other program in the same environment. `plain COMMAND …` starts
+# one as the agent's tools do, without the runner's Python, without keys and spans, and needs no stack.
 #   /run/handover/experiment_id   written by the stack's set-up: the MLflow experiment that the traces go to
 #   LLM_API_KEY                   a key that the stack made for this run, if any: calls and spans are the run's by it
 # Exit 78 (EX_CONFIG): the stack was not set up.
@@ -39,6 +40,12 @@ if [ ! -w "$HOME" ]; then
 fi
 export USER="${USER:-$(id -un 2>/dev/null || echo agent)}"
 export LOGNAME="${LOGNAME:-$USER}"
+
+if [ "${1:-}" = plain ]; then
+	shift
+	[ $# -gt 0 ] || fail "expected a command after 'plain', found none"
+	exec "$@"
+fi
 
 # Clients insist on some key. This one means nothing: the gate drops it and adds the stack's identity.
 export LLM_API_KEY="${LLM_API_KEY:-added-by-gate}"

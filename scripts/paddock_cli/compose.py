@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from paddock_cli import console, exposure, preflight, processes, runtimes
+from paddock_cli import console, exposure, preflight, processes, runtimes, trees
 from paddock_cli.errors import BadSettings, BuildFailed, NoSpace, NotRunning, PortTaken, StartFailed
 from paddock_cli.settings import (
     DEFAULT_BASE_IMAGE,
@@ -24,7 +24,15 @@ from paddock_cli.settings import (
     read_env_file,
     write_private,
 )
-from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
+from paddock_cli.stack import (
+    AgentProcess,
+    Client,
+    Connection,
+    Ended,
+    Request,
+    ServiceStatus,
+    tail_of,
+)
 
 ADMIN = "admin"
 PROJECT = "paddock"
@@ -34,6 +42,12 @@ AGENT_GRACE_SECONDS = 45
 AUDIT_SECONDS = 300
 """How long the container of an audit waits at most, should nobody remove it."""
 WAIT_SECONDS = 300
+CLIENT_SECONDS = 20
+"""How long a container may take to come to be that a command line which was killed has asked for."""
+APART_GRACE_SECONDS = 30
+"""What a command that runs apart gets beyond its time, should nobody be there to end it."""
+OUTPUT_LINES = 1000
+_BEGUN = ("running", "exited", "dead", "paused", "restarting")
 EGRESS = "egress:3128"
 """The egress proxy, as agents see it."""
 NEEDED_BYTES = 8 * 1024**3
@@ -223,17 +237,18 @@ class ComposeStack:
         service = "agent-browser" if "browser" in request.tools.split(",") else "agent"
         self._require_image(service)
         if uid != os.getuid():
-            self._give(request.state, uid, gid)
+            trees.give(request.state, uid, gid)
         name = f"{self._project()}-run-{request.run_id[:13]}"
         command = [
             *self._hosts(request, service),
             "--profile",
             "agent",
             "run",
-            "--rm",
             "--no-TTY",
             "--no-deps",
         ]
+        # The engine's log of a container that is kept holds what the agent said, its result above all.
+        command += [] if request.kept else ["--rm"]
         command += ["--name", name]
         command += ["--label", f"{RUN_LABEL}={request.run_id}", "--user", f"{uid}:{gid}"]
         command += ["--volume", f"{request.workspace}:/workspace", "--volume", f"{request.state}:/state"]
@@ -252,7 +267,121 @@ class ComposeStack:
             # Ctrl-C reaches the command line alone, which passes it on once.
             start_new_session=True,
         )
+        if request.kept:
+            processes.note(self._client_note(request.run_id), process.pid)
         return _ContainerProcess(process, request, self._docker, name)
+
+    def picked_up(self, run_id: str) -> AgentProcess | None:
+        """The container of a kept run, by its label."""
+        client = processes.noted(self._client_note(run_id))
+        if client is not None and client.process() is not None:
+            # `docker compose run` outlives a command line that was killed, and may be about to make the container.
+            processes.wait_until(
+                lambda: self._run_container(run_id)[1] in _BEGUN or client.process() is None,
+                CLIENT_SECONDS,
+                0.2,
+            )
+        name, state = self._run_container(run_id)
+        if state not in _BEGUN:
+            if client is not None:
+                processes.end(client, 2)
+            self.let_go(run_id)
+            return None
+        process = subprocess.Popen(
+            [self._docker, "logs", "--follow", name],
+            env=self._variables(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,
+        )
+        return _PickedUpContainer(process, None, self._docker, name)
+
+    def let_go(self, run_id: str) -> None:
+        """Remove the container of a run."""
+        name, _ = self._run_container(run_id)
+        if name:
+            self._engine("rm", "--force", name)
+        self._client_note(run_id).unlink(missing_ok=True)
+
+    def require_agent(self, *, browser: bool) -> None:
+        """Build the agent's images, where they are missing."""
+        runtimes.require(self._settings.agent_runtime)
+        for service in ("agent", *(("agent-browser",) if browser else ())):
+            self._require_image(service)
+
+    def run_apart(self, command: str, folder: Path, seconds: float) -> Ended:
+        """In a container of the service `check`; see docker-compose.yml."""
+        uid, gid = self._owner(folder)
+        name = f"{self._project()}-check-{secrets.token_hex(6)}"
+        began = time.monotonic()
+        options = ["--detach", "--no-TTY", "--no-deps", "--name", name, "--user", f"{uid}:{gid}"]
+        # It ends by itself, too, should nobody be there any more to end it.
+        bounded = ["timeout", "--signal=KILL", f"{seconds + APART_GRACE_SECONDS:g}", "bash", "-c", command]
+        started = subprocess.run(
+            self._command(
+                [
+                    "--profile",
+                    "agent",
+                    "run",
+                    *options,
+                    "--volume",
+                    f"{folder}:/workspace",
+                    "check",
+                    "plain",
+                    *bounded,
+                ]
+            ),
+            env=self._variables() | {"AGENT_UID": str(uid), "AGENT_GID": str(gid), "AGENT_UMASK": _umask()},
+            cwd=self._where.root,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+        try:
+            if started.returncode:
+                told = started.stderr.strip()[-500:] or "no message"
+                return Ended(started.returncode, "", time.monotonic() - began, failed=f"no container: {told}")
+            code = self._awaited(name, seconds)
+            took = time.monotonic() - began
+            return Ended(code or 0, self._output_of(name), took, timed_out=code is None)
+        finally:
+            self._engine("rm", "--force", "--volumes", name)
+
+    def _awaited(self, name: str, seconds: float) -> int | None:
+        """The exit code of a container; None where it had to be killed."""
+        try:
+            done = subprocess.run(
+                [self._docker, "wait", name], capture_output=True, text=True, timeout=seconds, check=False
+            )
+            return int(done.stdout.strip() or 1)
+        except subprocess.TimeoutExpired:
+            self._engine("kill", name)
+            return None
+
+    def _output_of(self, name: str) -> str:
+        """The end of what a container said; the engine keeps no more than the log rotation of its service allows."""
+        with subprocess.Popen(
+            [self._docker, "logs", "--tail", str(OUTPUT_LINES), name],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            assert process.stdout is not None
+            return tail_of(process.stdout)
+
+    def _run_container(self, run_id: str) -> tuple[str, str]:
+        """Name and state of the container of a run; empty where there is none."""
+        form = "{{.Names}}\t{{.State}}"
+        answer = self._engine("ps", "--all", "--filter", f"label={RUN_LABEL}={run_id}", "--format", form)
+        name, _, state = answer.stdout.strip().partition("\t")
+        return name, state
+
+    def _client_note(self, run_id: str) -> Path:
+        return self._where.runs / f"{run_id}.client.pid"
 
     def end_agents(self) -> int:
         """`docker stop` each run container: Compose's own stop and down leave them alone or kill them late.
@@ -667,18 +796,13 @@ class ComposeStack:
                 console.warn(f"{workspace} belongs to root, so the agent runs as root inside its container")
         return uid, gid
 
-    def _give(self, folder: Path, uid: int, gid: int) -> None:
-        """By descriptors: an agent of before may have put links there, and one that still runs may do so now."""
-        for _, folders, files, descriptor in os.fwalk(folder, follow_symlinks=False):
-            os.fchown(descriptor, uid, gid)
-            for name in (*folders, *files):
-                os.chown(name, uid, gid, dir_fd=descriptor, follow_symlinks=False)
-
 
 class _ContainerProcess(AgentProcess):
     """An agent in a container: signals go to the container, since `docker compose run` does not pass them all on."""
 
-    def __init__(self, process: "subprocess.Popen[str]", request: Request, docker: str, name: str) -> None:
+    def __init__(
+        self, process: "subprocess.Popen[str]", request: Request | None, docker: str, name: str
+    ) -> None:
         super().__init__(process, request)
         self._docker = docker
         self._name = name
@@ -696,6 +820,17 @@ class _ContainerProcess(AgentProcess):
             if answer.returncode == 0 or self._process.poll() is not None:
                 return
             time.sleep(0.25)
+
+
+class _PickedUpContainer(_ContainerProcess):
+    """An agent that another call has started: its lines are the engine's log of them."""
+
+    def wait(self) -> int:
+        super().wait()
+        answer = subprocess.run(
+            [self._docker, "wait", self._name], capture_output=True, text=True, check=False
+        )
+        return int(answer.stdout.strip() or 1)
 
 
 class BuildSteps:

@@ -12,9 +12,13 @@ import secrets
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
+
+import psutil
 
 from paddock_cli import console, processes
 from paddock_cli import settings as settings_module
@@ -22,7 +26,7 @@ from paddock_cli.environments import Environments
 from paddock_cli.errors import BadSettings, NotRunning, PortTaken, StartFailed
 from paddock_cli.preflight import require_space
 from paddock_cli.settings import PROVIDER_KEYS, Paths, Settings, read_env_file, write_private
-from paddock_cli.stack import AgentProcess, Client, Connection, Request, ServiceStatus
+from paddock_cli.stack import MAX_LINE, AgentProcess, Client, Connection, Ended, Request, ServiceStatus
 
 ADMIN = "admin"
 SERVICES = ("demo-model", "mlflow", "mlflow-jobs")
@@ -43,6 +47,11 @@ NO_FENCE = (
 )
 _PID = "agent.pid"
 _TERMINALS = "agent.tmux"
+_OUT = "agent.out"
+_ERR = "agent.err"
+_TAIL_SECONDS = 0.1
+MAX_TOLD = 64 * 1024
+"""Bytes of a kept agent's standard error that are read."""
 # What a process needs of the caller's environment; everything else, keys above all, stays behind.
 _PASSED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "TERM", "SHELL")
 _PASSED_FOR_TLS = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
@@ -219,21 +228,71 @@ class EmbeddedStack:
         variables["PADDOCK_AGENT_WRITABLE"] = str(terminals)
         python = self._agent_python()
         arguments = request.arguments(str(request.workspace), str(request.state))
-        process = subprocess.Popen(
-            # -P keeps the workspace, which is the current folder, off Python's path.
-            [str(python), "-P", "-m", "paddock_agent", *arguments],
-            env=variables,
-            cwd=request.workspace,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-            # Ctrl-C reaches the command line alone, which passes it on once.
-            start_new_session=True,
-        )
-        processes.note(self._beside(request.run_id, _PID), process.pid)
+        with contextlib.ExitStack() as files:
+            # Files outlive this process, where what the agent says must.
+            streams = [
+                files.enter_context(_new_file(self._beside(request.run_id, name)))
+                if request.kept
+                else subprocess.PIPE
+                for name in (_OUT, _ERR)
+            ]
+            process = subprocess.Popen(
+                # -P keeps the workspace, which is the current folder, off Python's path.
+                [str(python), "-P", "-m", "paddock_agent", *arguments],
+                env=variables,
+                cwd=request.workspace,
+                stdin=subprocess.PIPE,
+                stdout=streams[0],
+                stderr=streams[1],
+                text=True,
+                errors="replace",
+                # Ctrl-C reaches the command line alone, which passes it on once.
+                start_new_session=True,
+            )
+        known = processes.note(self._beside(request.run_id, _PID), process.pid)
+        if request.kept:
+            return self._kept(request.run_id, known, terminals, process, request)
         return _PlainProcess(process, request, terminals)
+
+    def picked_up(self, run_id: str) -> AgentProcess | None:
+        """The process of a kept run, by its pid file, or what it said before it ended."""
+        known = processes.noted(self._beside(run_id, _PID))
+        if known is None or not self._beside(run_id, _OUT).exists():
+            self.let_go(run_id)
+            return None
+        terminals = self._beside(run_id, _TERMINALS)
+        return self._kept(run_id, known, Path(terminals.read_text()) if terminals.exists() else None)
+
+    def let_go(self, run_id: str) -> None:
+        """End the process of a run, and remove what it said."""
+        known = processes.noted(self._beside(run_id, _PID))
+        if known is not None:
+            processes.end(known, 5)
+        for name in (_OUT, _ERR):
+            self._beside(run_id, name).unlink(missing_ok=True)
+
+    def require_agent(self, *, browser: bool) -> None:
+        """Make the agent's environment, where it is missing; a browser is this machine's own."""
+        self._refuse_runtime()
+        self._agent_python()
+
+    def run_apart(self, command: str, folder: Path, seconds: float) -> Ended:
+        """A plain process of this user, with a HOME of its own and none of the caller's variables."""
+        self._refuse_runtime()
+        with tempfile.TemporaryDirectory(prefix="paddock-check-") as home:
+            variables = _passed(_PASSED) | {"HOME": home, "TMPDIR": home, "PYTHONDONTWRITEBYTECODE": "1"}
+            return processes.run_to_end(["bash", "-c", command], folder, variables, seconds)
+
+    def _kept(
+        self,
+        run_id: str,
+        known: processes.Known,
+        terminals: Path | None,
+        process: "subprocess.Popen[str] | None" = None,
+        request: Request | None = None,
+    ) -> AgentProcess:
+        files = (self._beside(run_id, _OUT), self._beside(run_id, _ERR))
+        return _KeptProcess(known, files, terminals, process, request)
 
     def egress(self) -> bool:
         """None: without containers nothing is closed that a proxy could open."""
@@ -442,6 +501,79 @@ class _PlainProcess(AgentProcess):
         code = super().wait()
         _end_terminals(self._terminals)
         return code
+
+
+class _KeptProcess(AgentProcess):
+    """An agent that writes to files, started by this call or by another one."""
+
+    def __init__(
+        self,
+        known: processes.Known,
+        files: tuple[Path, Path],
+        terminals: Path | None,
+        process: "subprocess.Popen[str] | None",
+        request: Request | None,
+    ) -> None:
+        # Not the pipes' beginnings: there are none but standard input's.
+        self._known = known
+        self._out, self._err = files
+        self._terminals = terminals
+        self._child = process
+        if process is not None and request is not None:
+            self._process = process
+            threading.Thread(target=self._hand_over, args=[request.handover()], daemon=True).start()
+
+    def lines(self) -> Iterator[str]:
+        """What it said from its start on, until it has ended."""
+        with self._out.open(errors="replace") as file:
+            text = ""
+            while True:
+                # Asked before the file is read: what comes after its end has come already.
+                running = self._running()
+                while piece := file.readline(MAX_LINE):
+                    text += piece
+                    if text.endswith("\n") or len(text) >= MAX_LINE:
+                        yield text
+                        text = ""
+                if not running:
+                    break
+                time.sleep(_TAIL_SECONDS)
+            if text:
+                yield text
+
+    def wait(self) -> int:
+        """The exit code; of a process that is no child of this one the system tells none, and it counts as 1."""
+        while self._running():
+            time.sleep(_TAIL_SECONDS)
+        if self._terminals is not None:
+            _end_terminals(self._terminals)
+        return self._child.wait() if self._child is not None else 1
+
+    def errors(self, lines: int = 20) -> str:
+        """The last lines of standard error."""
+        try:
+            with self._err.open("rb") as file:
+                file.seek(max(0, self._err.stat().st_size - MAX_TOLD))
+                return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def send(self, number: "int") -> None:  # type: ignore[override]
+        process = self._known.process()
+        if process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+
+    def _running(self) -> bool:
+        if self._child is not None:
+            return self._child.poll() is None
+        return self._known.process() is not None
+
+
+def _new_file(path: Path) -> "IO[bytes]":
+    """A file of mode 0600 that is empty."""
+    write_private(path, "")
+    return path.open("wb")
 
 
 def _end_terminals(folder: Path) -> None:

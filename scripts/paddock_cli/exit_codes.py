@@ -65,6 +65,10 @@ class ExitCode(IntEnum):
     """A known vulnerability was found, or what is known could not be looked up."""
     FENCE_BROKEN = 38
     """`audit` found something that the fence must stop and does not."""
+    CHECK_FAILED = 39
+    """The agent finished, and a check of `run --check` did not pass."""
+    SUITE_INCOMPLETE = 41
+    """Attempts of a suite run are missing, or something else than the agent stood in their way."""
     UNEXPECTED = 40
     """A defect of the command line; the message names the log."""
     GATE_FAILED = 42

@@ -24,6 +24,10 @@ EXPECTATION = "expected_facts"
 """The name under which MLflow's Correctness looks for a list of facts that the answer must support."""
 
 
+CHECK_PREFIX = "check/"
+"""What the names of assessments begin with that tell of a check; every other one is a judge's."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What one judge said of a trace: `value` is its answer, or empty where `error` tells why there is none."""
@@ -33,6 +37,8 @@ class Verdict:
     rationale: str
     error: str = ""
     created: str = ""
+    passed: bool | None = None
+    """Whether it is a pass; None where the judge's scale has none."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +58,8 @@ class Trace:
     metadata: dict[str, str]
     verdicts: tuple[Verdict, ...]
     expectations: dict[str, Any] = field(default_factory=dict)
+    checks: tuple[Verdict, ...] = ()
+    """What checks of the finished workspace said; no judge's."""
 
     @property
     def finished(self) -> bool:
@@ -196,6 +204,21 @@ class Mlflow:
         }
         self.call("POST", f"{TRACES}/{trace_id}/assessments", json={"assessment": assessment})
 
+    def assess(self, trace_id: str, name: str, passed: bool, rationale: str, *, error: str = "") -> None:
+        """Log what a program found out about a trace; with an `error` it could not, and there is no value."""
+        feedback: dict[str, Any] = {"value": passed}
+        if error:
+            feedback = {"error": {"error_code": "CHECK_ERROR", "error_message": error}}
+        assessment = {
+            "assessment_name": name,
+            "trace_id": trace_id,
+            "source": {"source_type": "CODE", "source_id": "paddock"},
+            "feedback": feedback,
+            "rationale": rationale,
+            "metadata": {"paddock.passed": str(passed).lower()},
+        }
+        self.call("POST", f"{TRACES}/{trace_id}/assessments", json={"assessment": assessment})
+
     def invoke(self, experiment_id: str, judge: Judge, trace_ids: list[str]) -> list[str]:
         """Let a judge look at traces now, as the UI's *Run judges* does. Returns the ids of the jobs."""
         body = {
@@ -264,8 +287,9 @@ def _trace(info: dict[str, Any]) -> Trace:
         cost=cost.get("total_cost") if isinstance(cost, dict) else None,
         tags=info.get("tags", {}),
         metadata=metadata,
-        verdicts=tuple(verdicts),
+        verdicts=tuple(one for one in verdicts if not one.judge.startswith(CHECK_PREFIX)),
         expectations=expectations,
+        checks=tuple(one for one in verdicts if one.judge.startswith(CHECK_PREFIX)),
     )
 
 
@@ -280,7 +304,15 @@ def _verdict(name: str, assessment: dict[str, Any]) -> Verdict:
         rationale=assessment.get("rationale", ""),
         error=text,
         created=assessment.get("create_time", ""),
+        passed=_passed(assessment.get("metadata", {}).get("paddock.passed"), value),
     )
+
+
+def _passed(told: str | None, value: Any) -> bool | None:
+    """What the judge's threshold said, or what a verdict without one says by itself."""
+    if told in ("true", "false"):
+        return told == "true"
+    return {"yes": True, "true": True, "no": False, "false": False}.get(str(value).lower())
 
 
 def _expected(expectation: dict[str, Any]) -> Any:

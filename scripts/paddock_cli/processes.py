@@ -4,13 +4,16 @@ import json
 import os
 import signal
 import subprocess
+import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import psutil
 
 from paddock_cli.settings import write_private
+from paddock_cli.stack import Ended, tail_of
 
 START_TOLERANCE_SECONDS = 2.0
 """psutil counts a start from the boot time, which moves by this much when the clock is set."""
@@ -72,6 +75,48 @@ def end(known: Known, grace_seconds: float) -> bool:
             continue
     psutil.wait_procs([*left, *orphans], timeout=5)
     return not left
+
+
+def run_to_end(command: list[str], folder: Path, variables: dict[str, str], seconds: float) -> Ended:
+    """Run a command in a session of its own, and end all that it has started, at its end or after the time.
+
+    Processes that have left both its tree and its session are not found: there is no fence here.
+    """
+    began = time.monotonic()
+    try:
+        child = subprocess.Popen(
+            command,
+            env=variables,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    except OSError as error:
+        return Ended(1, "", 0.0, failed=f"{command[0]}: {error.strerror}")
+    assert child.stdout is not None
+    told: list[str] = []
+    reader = threading.Thread(target=lambda: told.append(tail_of(child.stdout)), daemon=True)
+    reader.start()
+    tree: set[psutil.Process] = set()
+    deadline = began + seconds
+    while child.poll() is None and time.monotonic() < deadline:
+        with suppress(psutil.Error):
+            tree |= set(psutil.Process(child.pid).children(recursive=True))
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(min(0.2, max(0.0, deadline - time.monotonic())))
+    timed_out = child.poll() is None
+    # The group lasts as long as one of its members does, so its number is nobody else's.
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    for member in tree:
+        with suppress(psutil.Error):
+            # It compares the start time: the number may be another's by now.
+            member.kill()
+    child.wait()
+    reader.join(timeout=5)
+    return Ended(child.returncode, "".join(told), time.monotonic() - began, timed_out)
 
 
 class Daemons:

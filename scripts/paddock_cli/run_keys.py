@@ -80,11 +80,19 @@ def made_for(server: Mlflow, request: Request, budget: Decimal | None) -> Iterat
         yield key
     finally:
         try:
-            ended = keys.revoke(server, key.id)
+            key.spent = end(server, key.id)
         except CliError as error:
             console.warn(
                 f"the run's key {key.id} could not be revoked ({error.found}); it ends by itself at"
                 f" {made['expires_at']}, or by: ./paddock keys revoke {key.id}"
             )
-        else:
-            key.spent = Decimal(ended["spent_usd"])
+
+
+def end(server: Mlflow, key_id: str) -> Decimal:
+    """Revoke the key of a run. Returns what was spent with it, in USD."""
+    return Decimal(keys.revoke(server, key_id)["spent_usd"])
+
+
+def spent(server: Mlflow, key_id: str) -> Decimal:
+    """What was spent with a key, in USD."""
+    return Decimal(server.call("GET", f"{keys.PATH}/{key_id}")["spent_usd"])

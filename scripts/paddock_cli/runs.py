@@ -152,7 +152,11 @@ def run(stack: Stack, request: Request, watcher: Watcher) -> Result:
         NotRunning: there is no stack to run in.
         RunnerFailed: the runner ended without a result.
     """
-    agent = stack.start_agent(request)
+    return follow(stack.start_agent(request), request, watcher)
+
+
+def follow(agent: AgentProcess, request: Request, watcher: Watcher) -> Result:
+    """As `run`, of an agent that was started already."""
     reading = _Reading(watcher)
     with _passing_signals(agent), _backstop(agent, request):
         for line in agent.lines():

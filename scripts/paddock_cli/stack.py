@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 DEFAULT_TOOLS = "terminal,file_editor,task_tracker"
 MAX_LINE = 64 * 1024 * 1024
 """Characters of a runner's line: more than an event has. What an agent prints must not fill this machine's memory."""
 _MAX_ERROR = 64 * 1024
+OUTPUT_BYTES = 16 * 1024
+"""How much of the end of a command's output is kept."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Request:
     """Hosts that this run may reach through the egress proxy, beside what its configuration allows to all."""
     egress: bool = False
     """Whether the agent is told of the egress proxy."""
+    kept: bool = False
+    """Whether what the agent says outlives the command line, until `Stack.let_go`, so that a later call picks it up."""
 
     def handover(self) -> str:
         """What the runner reads from standard input: all that no argument, environment or file is to hold."""
@@ -169,6 +173,28 @@ class AgentProcess:
             del self._errors[:-200]
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A command that ran apart from agents: its exit code, the end of its output, its wall-clock seconds.
+
+    `failed` says why it could not run at all; then the code means nothing.
+    """
+
+    code: int
+    output: str
+    seconds: float
+    timed_out: bool = False
+    failed: str = ""
+
+
+def tail_of(stream: BinaryIO) -> str:
+    """The end of a stream, all of which is read."""
+    kept = b""
+    while block := stream.read(64 * 1024):
+        kept = (kept + block)[-OUTPUT_BYTES:]
+    return kept.decode(errors="replace").strip("\n")
+
+
 class Stack(Protocol):
     """The product by Compose, or its parts as plain processes."""
 
@@ -226,4 +252,22 @@ class Stack(Protocol):
 
     def end_agents(self) -> int:
         """End every running agent and wait for its trace's end. Returns how many there were."""
+        ...
+
+    def picked_up(self, run_id: str) -> AgentProcess | None:
+        """The agent of a `kept` run that another call has started, running or ended, with all that it said; None where
+        it never came to be, or is gone."""
+        ...
+
+    def let_go(self, run_id: str) -> None:
+        """Forget what is kept of a run's agent; one that still runs is ended."""
+        ...
+
+    def require_agent(self, *, browser: bool) -> None:
+        """Make what an agent needs, where it is missing, so that agents can then be started side by side."""
+        ...
+
+    def run_apart(self, command: str, folder: Path, seconds: float) -> Ended:
+        """Run a shell command in a folder, as an agent's tools would, but without a network and without keys; it is ended
+        after that time with all that it has started. Embedded, it is a plain process without a fence."""
         ...

@@ -27,7 +27,7 @@ def test_everything_runs_and_every_one_shot_succeeded(stack: StackUnderTest) -> 
 
 
 def test_every_service_is_hardened(config: dict) -> None:
-    assert config["services"].keys() == SERVICES | ONE_SHOTS | {"agent", "agent-browser", "egress"}
+    assert config["services"].keys() == SERVICES | ONE_SHOTS | {"agent", "agent-browser", "check", "egress"}
     for name, service in config["services"].items():
         assert service["read_only"] is True, name
         assert service["cap_drop"] == ["ALL"], name
