@@ -556,13 +556,18 @@ def test(
         list[str] | None, typer.Option(help="docker or browser: missing is then a failure. Repeatable.")
     ] = None,
     keyword: Annotated[str, typer.Option("-k", help="Only tests that match, as pytest's -k.")] = "",
+    parallel: Annotated[
+        bool, typer.Option("--parallel", help="The Compose stack's tests beside the others: shorter on two cores.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run every test that this machine can run; tells what it can't, and why."""
     from paddock_cli import testing
     from paddock_cli.settings import paths
 
-    summary = testing.run(paths(), set(require or []), keyword, tests or [], as_json=as_json)
+    summary = testing.run(
+        paths(), set(require or []), keyword, tests or [], as_json=as_json, parallel=parallel
+    )
     if as_json:
         console.document(summary.as_json())
     raise typer.Exit(summary.exit_code)

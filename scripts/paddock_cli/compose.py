@@ -1,5 +1,6 @@
 """The stack by Docker Compose: the product."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -488,6 +489,14 @@ class ComposeStack:
                 f" package mirror (sudo scripts/make-base-image {image}), or take what the tag is now (docker pull"
                 f" {image})",
             )
+        self._where.cache.mkdir(parents=True, exist_ok=True)
+        with open(self._where.cache / "base-image.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Another call may have got it while this one waited.
+            if not self._image_exists(image):
+                self._get_base_image(image)
+
+    def _get_base_image(self, image: str) -> None:
         with console.step(f"fetching the base image {image}") as step:
             pulled = self._engine("pull", "--quiet", image)
             digest = self._digest(image) if pulled.returncode == 0 else ""

@@ -1,16 +1,18 @@
 """`./paddock test`: every test that this machine can run, in the environments that the parts themselves use.
 
-Three sessions of pytest, because the agent runner, MLflow and the clients of its gateway can't share an environment.
-What is missing on the machine is looked at first and named; tests that need it are skipped with that reason, or fail
-where it is required.
+Several sessions of pytest, because the agent runner, MLflow and the clients of its gateway can't share an environment,
+and because the Compose stack's can then run beside the others, which need none. What is missing on the machine is looked
+at first and named; tests that need it are skipped with that reason, or fail where it is required.
 """
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,14 +40,18 @@ class Session:
     lock: str
     python_path: tuple[str, ...]
     tests: tuple[str, ...]
+    environment: str = ""
+    """The name of its environment where another session has the same; else its own name."""
     servers: str = ""
     """The lock of the environment that its tests start servers from, in PADDOCK_TEST_STACK_PYTHON."""
+    beside: bool = False
+    """Whether `--parallel` runs it beside all others, which run one after another."""
 
 
 SESSIONS = (
     Session("agent", "agent/requirements-test.txt", ("agent", "services/demo-model"), ("tests/unit/agent",)),
     Session(
-        "stack",
+        "servers",
         "tests/requirements.txt",
         ("scripts", "mlflow", "services/demo-model", "services/egress"),
         (
@@ -55,10 +61,15 @@ SESSIONS = (
             "tests/unit/egress",
             "tests/unit/mlflow",
             "tests/embedded",
-            "tests/stack",
-            "tests/escape",
-            "tests/browser",
         ),
+        environment="stack",
+    ),
+    Session(
+        "stack",
+        "tests/requirements.txt",
+        ("scripts", "mlflow", "services/demo-model", "services/egress"),
+        ("tests/stack", "tests/escape"),
+        beside=True,
     ),
     Session(
         "clients",
@@ -137,7 +148,15 @@ class Summary:
         }
 
 
-def run(where: Paths, required: set[str], keyword: str, selected: list[str], *, as_json: bool) -> Summary:
+def run(
+    where: Paths,
+    required: set[str],
+    keyword: str,
+    selected: list[str],
+    *,
+    as_json: bool,
+    parallel: bool = False,
+) -> Summary:
     """Run all sessions.
 
     Args:
@@ -145,6 +164,7 @@ def run(where: Paths, required: set[str], keyword: str, selected: list[str], *, 
         keyword: pytest's -k.
         selected: files, folders or node ids under tests/; all where empty.
         as_json: keep standard output free; pytest writes to standard error.
+        parallel: run the Compose stack's session beside the others; what it says is shown at its end.
 
     Raises:
         UsageFailed: an unknown requirement or test.
@@ -157,13 +177,16 @@ def run(where: Paths, required: set[str], keyword: str, selected: list[str], *, 
     for part, reason in missing.items():
         console.warn(f"not on this machine: {part} ({reason}){' - required' if part in required else ''}")
     environments = Environments(where.cache)
-    outcomes = []
+    calls = []
     for session in SESSIONS:
-        tests = _tests(where, session, selected)
-        if tests:
-            outcomes.append(
-                _run_session(where, environments, session, tests, keyword, required, missing, as_json)
-            )
+        if tests := _tests(where, session, selected):
+            command, variables = _call(where, environments, session, tests, keyword, required, missing)
+            calls.append(_Call(session, tests, command, variables))
+    apart = [call for call in calls if parallel and call.session.beside and len(calls) > 1]
+    with ThreadPoolExecutor(max_workers=max(1, len(apart))) as pool:
+        running = [pool.submit(call.run, where, as_json=as_json, held_back=True) for call in apart]
+        outcomes = [call.run(where, as_json=as_json) for call in calls if call not in apart]
+        outcomes += [one.result() for one in running]
     summary = Summary(outcomes, missing, required)
     _tell(summary)
     return summary
@@ -205,7 +228,40 @@ def _tests(where: Paths, session: Session, selected: list[str]) -> list[str]:
     return found
 
 
-def _run_session(
+@dataclass(frozen=True)
+class _Call:
+    """One call of pytest, ready to be made."""
+
+    session: Session
+    tests: list[str]
+    command: list[str]
+    variables: dict[str, str]
+
+    def run(self, where: Paths, *, as_json: bool, held_back: bool = False) -> Outcome:
+        """Make it. What it says is shown while it runs, or where it is `held_back`, in one piece at its end."""
+        title = f"--- {self.session.name}: {' '.join(self.tests)}"
+        console.say(f"{title}  (beside the others: its output comes at its end)" if held_back else title)
+        shown = sys.stderr if as_json else sys.stdout
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "report.xml"
+            said = Path(folder) / "output.txt"
+            shown.flush()
+            with said.open("w") if held_back else contextlib.nullcontext(shown) as output:
+                code = subprocess.run(
+                    [*self.command, f"--junitxml={report}"],
+                    cwd=where.root,
+                    env=self.variables,
+                    stdout=output,
+                    stderr=subprocess.STDOUT if held_back else None,
+                    check=False,
+                ).returncode
+            if held_back:
+                shown.write(f"{title}\n{said.read_text(errors='replace')}")
+                shown.flush()
+            return _outcome(self.session.name, code, report)
+
+
+def _call(
     where: Paths,
     environments: Environments,
     session: Session,
@@ -213,9 +269,9 @@ def _run_session(
     keyword: str,
     required: set[str],
     missing: dict[str, str],
-    as_json: bool,
-) -> Outcome:
-    python = environments.python(f"test-{session.name}", where.root / session.lock)
+) -> tuple[list[str], dict[str, str]]:
+    """The command and the environment of a session's pytest."""
+    python = environments.python(f"test-{session.environment or session.name}", where.root / session.lock)
     variables = {
         name: value
         for name, value in os.environ.items()
@@ -240,16 +296,8 @@ def _run_session(
     }
     if session.servers:
         variables[SERVERS_ENV] = str(environments.python("test-stack", where.root / session.servers))
-    console.say(f"--- {session.name}: {' '.join(tests)}", style="bold")
-    with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        command = [str(python), "-m", "pytest", *tests, f"--junitxml={report}", "-p", "no:cacheprovider"]
-        command += ["-k", keyword] if keyword else []
-        sys.stdout.flush()
-        code = subprocess.run(
-            command, cwd=where.root, env=variables, stdout=sys.stderr if as_json else None, check=False
-        ).returncode
-        return _outcome(session.name, code, report)
+    command = [str(python), "-m", "pytest", *tests, "-p", "no:cacheprovider"]
+    return command + (["-k", keyword] if keyword else []), variables
 
 
 def _outcome(name: str, code: int, report: Path) -> Outcome:

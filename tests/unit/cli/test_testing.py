@@ -1,5 +1,6 @@
 """The test command: which tests it calls, what it counts, and when it is red."""
 
+import sys
 from collections import Counter
 
 import pytest
@@ -50,12 +51,12 @@ def checkout(where):
     return where
 
 
-AGENT, STACK, _CLIENTS = testing.SESSIONS
+AGENT, SERVERS, _STACK, _CLIENTS = testing.SESSIONS
 
 
 def test_all_that_there_is_without_a_selection(checkout):
     assert testing._tests(checkout, AGENT, []) == ["tests/unit/agent"]
-    assert testing._tests(checkout, STACK, []) == ["tests/unit/cli", "tests/embedded"]
+    assert testing._tests(checkout, SERVERS, []) == ["tests/unit/cli", "tests/embedded"]
 
 
 @pytest.mark.parametrize(
@@ -68,7 +69,7 @@ def test_all_that_there_is_without_a_selection(checkout):
 )
 def test_a_selection_goes_to_its_session(checkout, selected, agent, stack):
     assert testing._tests(checkout, AGENT, [selected]) == agent
-    assert testing._tests(checkout, STACK, [selected]) == stack
+    assert testing._tests(checkout, SERVERS, [selected]) == stack
 
 
 @pytest.mark.parametrize("selected", ["tests/nowhere", "/etc/passwd"])
@@ -80,3 +81,37 @@ def test_what_is_no_test_is_refused(checkout, selected):
 def test_an_unknown_requirement_is_refused(checkout):
     with pytest.raises(UsageFailed, match="docker or browser"):
         testing.run(checkout, {"kubernetes"}, "", [], as_json=False)
+
+
+MEETING = """
+import time
+from pathlib import Path
+
+def test_meets_the_other():
+    Path("{mine}").touch()
+    deadline = time.monotonic() + 20
+    while not Path("{other}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    print("said by {mine}")
+"""
+
+
+def test_side_by_side_and_each_output_in_one_piece(checkout, monkeypatch, capfd):
+    class Here:
+        def __init__(self, cache): ...
+
+        def python(self, name, lock):
+            return sys.executable
+
+    monkeypatch.setattr(testing, "Environments", Here)
+    (checkout.root / "tests/stack").mkdir()
+    (checkout.root / "tests/unit/cli/test_x.py").write_text(MEETING.format(mine="cli", other="stack"))
+    (checkout.root / "tests/stack/test_s.py").write_text(MEETING.format(mine="stack", other="cli"))
+
+    selected = ["tests/unit/cli", "tests/stack"]
+    summary = testing.run(checkout, set(), "", selected, as_json=False, parallel=True)
+
+    assert (summary.passed, summary.failed) == (2, 0), capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert out.index("tests/unit/cli/test_x.py .") < out.index("1 passed") < out.index("tests/stack/test_s.py .")
