@@ -239,11 +239,12 @@ def page() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def demo_model(tmp_path_factory: pytest.TempPathFactory, page: str) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("scenarios")
-    for name, scenario in scenarios(page).items():
+    with socket.socket() as probe, socket.socket() as other:
+        for one in (probe, other):
+            one.bind(("127.0.0.1", 0))
+        port, kiosk_port = probe.getsockname()[1], other.getsockname()[1]
+    for name, scenario in scenarios(page, kiosk_port).items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(scenario))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     log = folder / "demo-model.log"
     with log.open("w") as log_file:
         process = subprocess.Popen(

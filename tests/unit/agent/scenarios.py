@@ -37,8 +37,8 @@ MLFLOW_BUDGET = {
 }
 
 
-def scenarios(page_url: str) -> dict[str, Scenario]:
-    """All scenarios; `page_url` is the local page that the browser is sent to."""
+def scenarios(page_url: str, kiosk_port: int) -> dict[str, Scenario]:
+    """All scenarios; `page_url` is the local page that the browser is sent to, `kiosk_port` where an agent serves one."""
     steps: dict[str, list[dict[str, Any]]] = {
         "short": [_terminal("echo made >made.txt; umask"), DONE],
         "count": [*(_terminal(f"echo {n} >>steps.txt") for n in range(1, 6)), DONE],
@@ -76,6 +76,24 @@ def scenarios(page_url: str) -> dict[str, Scenario]:
         "mcp-http": [_call("add", a=20, b=22), DONE],
         "browser": [
             _call("browser_navigate", url=page_url),
+            _call("browser_get_content", extract_links=False, start_from_char=0),
+            DONE,
+        ],
+        "supplier": [
+            _call("find_successor", number="BRG-6204"),
+            _call("find_successor", number="brg-6204-2rs"),
+            _call("find_part", number="BRG-6204-2RSH"),
+            _call("find_successor", number="SEAL-25-40"),
+            _call("find_part", number="NO-SUCH-PART"),
+            DONE,
+        ],
+        "kiosk": [
+            # As the task's prompt proposes it, on a free port, and not for ever.
+            _terminal(
+                f"(timeout 60 python3 -m http.server {kiosk_port} --bind 127.0.0.1 --directory kiosk &) 2>log.txt"
+            ),
+            _terminal(f"curl -s --retry 50 --retry-connrefused --retry-delay 1 127.0.0.1:{kiosk_port}"),
+            _call("browser_navigate", url=f"http://127.0.0.1:{kiosk_port}/"),
             _call("browser_get_content", extract_links=False, start_from_char=0),
             DONE,
         ],
