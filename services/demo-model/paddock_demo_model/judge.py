@@ -1,6 +1,7 @@
 """The demo model as a judge: which rule a request asks for, and the answer in the form that it wants.
 
-Judges are recognised by the sentences of MLflow 3.17's prompts (mlflow/genai/judges/prompts). A rule measures something
+Judges are recognised by the sentences of MLflow 3.17's prompts (mlflow/genai/judges/prompts) and of the stack's own
+(mlflow/paddock_mlflow/judges/fenced.py). A rule measures something
 simple and the rationale says what; it never says more than was measured. A prompt without a rule here is answered "no"
 with that reason: this model cannot vouch for what it did not measure.
 """
@@ -228,6 +229,7 @@ def _decoded(value: Any) -> Any:
 
 # A sentence of each prompt, and the rule that goes with it; the first that fits is taken, so the narrower comes first.
 _RULES: list[tuple[str, Callable[[str], Verdict]]] = [
+    ("You judge the work of an AI agent by the guidelines below", verdicts.fenced_guidelines),
     ("claim is supported by the document in the context of the question", verdicts.correctness),
     ("whether the answer provides information that is (fully or partially) relevant", verdicts.relevance),
     ("whether the document provides information that is (fully or partially) relevant", verdicts.relevance),
