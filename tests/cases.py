@@ -22,7 +22,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 TASK = "Write 3 facts about the current project into FACTS.txt."
 EXPECTATION = "3 facts about the current project were written into FACTS.txt."
-JUDGES = {"relevance_to_query", "tool_call_efficiency"}
+JUDGES = {"conduct", "relevance_to_query", "tool_call_efficiency"}
 GATEWAY = "/api/3.0/mlflow/gateway"
 AGENT_USER = "agent"
 

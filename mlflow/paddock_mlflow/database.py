@@ -3,6 +3,8 @@
 | table | a row is |
 | --- | --- |
 | `paddock_judged_traces` | a finished trace that was handed to the judges, or passed over; its note says why |
+| `paddock_judges` | a declared judge: what MLflow's registry can't hold of it, as what passes and code from a file |
+| `paddock_judge_versions` | all that decided the verdicts of one fingerprint: prompt, settings, code |
 | `paddock_keys` | a bearer key: its hash, whose it is, what it opens, what it may spend |
 | `paddock_rate_limits`, `paddock_rate_buckets` | a limit a minute, and how full its bucket is |
 | `paddock_calls` | a model call: who, what, its cost; in flight while `ended_at` is null |
@@ -263,6 +265,35 @@ trace_owners = Table(
     Column("claimed_at", Moment, nullable=False),
 )
 """`trace_id` as MLflow has it, `tr-…`."""
+
+judges = Table(
+    "paddock_judges",
+    metadata,
+    Column("experiment_id", String(32), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("definition", JSON, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("sample_rate", Double, nullable=True),
+    Column("filter", Text, nullable=True),
+    Column("checked", String(64), nullable=False, default=""),
+    Column("problem", Text, nullable=False, default=""),
+    Column("updated_at", Moment, nullable=False),
+)
+"""`definition` is a `paddock_mlflow.judges.definition.Definition`. Rate and filter are of judges that MLflow refuses to
+sample by itself. `checked` is the fingerprint of the code that was loaded, `problem` why it could not be."""
+
+judge_versions = Table(
+    "paddock_judge_versions",
+    metadata,
+    Column("fingerprint", String(64), primary_key=True),
+    Column("experiment_id", String(32), primary_key=True),
+    Column("name", String(256), primary_key=True),
+    Column("version", Integer, nullable=False),
+    Column("content", JSON, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Index("ix_paddock_judge_versions_name", "experiment_id", "name"),
+)
 
 config_version = Table(
     "paddock_config_version",

@@ -20,6 +20,7 @@ _logger = logging.getLogger(__name__)
 
 TRACE_INTERVAL_SECONDS = 2.0
 SESSION_INTERVAL_SECONDS = 60.0
+CODE_INTERVAL_SECONDS = 2.0
 LEASE_INTERVAL_SECONDS = 1.0
 ALERT_INTERVAL_SECONDS = 2.0
 USAGE_INTERVAL_SECONDS = 0.5
@@ -48,6 +49,7 @@ def run(settings: Settings) -> None:
 
     from paddock_mlflow import declared_prices
     from paddock_mlflow.budgets import AlertTick
+    from paddock_mlflow.judges.code import CodeCheck
     from paddock_mlflow.judging import SessionJudging, TraceJudging
     from paddock_mlflow.ledger.sweep import Sweep
     from paddock_mlflow.usage_traces import UsageTraces
@@ -68,6 +70,11 @@ def run(settings: Settings) -> None:
     for name, tick, interval in (
         ("judge-traces", traces.tick, TRACE_INTERVAL_SECONDS),
         ("judge-sessions", sessions.tick, SESSION_INTERVAL_SECONDS),
+        (
+            "code-judges",
+            CodeCheck(settings.tracking_database, settings.judges_code).tick,
+            CODE_INTERVAL_SECONDS,
+        ),
         ("usage-traces", usage.tick, USAGE_INTERVAL_SECONDS),
         ("expire-leases", Sweep(settings.tracking_database).tick, LEASE_INTERVAL_SECONDS),
         ("budget-alerts", alerts.tick, ALERT_INTERVAL_SECONDS),

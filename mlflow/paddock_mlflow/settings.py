@@ -90,6 +90,9 @@ class Settings(BaseSettings):
 
     # The declared configuration of the gateway
     gateway_config: Path = Path(__file__).resolve().parent.parent / "gateway.yaml"
+    # The declared judges, and the folder of their code
+    judges_config: Path = Path(__file__).resolve().parent.parent / "judges.yaml"
+    judges_code: Path = Path(__file__).resolve().parent.parent / "scorers"
 
     # Traces
     experiment: str = "agents"

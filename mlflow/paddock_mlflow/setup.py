@@ -5,7 +5,6 @@ finished by the next. What people made by hand in the UI is reported and left al
 """
 
 import logging
-import os
 import secrets as random_secrets
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +15,8 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 from paddock_mlflow.config import apply, desired, validation
 from paddock_mlflow.config.desired import Desired
 from paddock_mlflow.config.errors import Refused
+from paddock_mlflow.judges import apply as judges_apply
+from paddock_mlflow.judges import validation as judges_validation
 from paddock_mlflow.settings import Settings, Variables
 
 _logger = logging.getLogger(__name__)
@@ -37,6 +38,8 @@ def setup(settings: Settings) -> None:
     for note in checked.notes:
         _logger.info("%s", note)
     wanted = desired.resolve(checked.configuration, variables)
+    # Looked at before anything is written, as the gateway's is.
+    judges = judges_validation.load(settings.judges_config, settings.judges_code, wanted.endpoints)
 
     server = Server(settings.mlflow_url, settings.admin_user, settings.secret("admin_password"))
     server.wait()
@@ -51,7 +54,7 @@ def setup(settings: Settings) -> None:
     server.call("PUT", "/api/3.0/paddock/keys/stack", json=opens)
     server.grant(settings.judge_user, "gateway_endpoint", endpoints[JUDGE], "USE")
 
-    _judges(settings, experiment_id)
+    _judges(server, judges, experiment_id)
     if settings.handover_dir:
         _hand_over(settings, experiment_id)
     _logger.info("ready: experiment %s, endpoint coder served by %s", experiment_id, _served_by(wanted))
@@ -96,33 +99,16 @@ def _hand_over(settings: Settings, experiment_id: str) -> None:
     partial.replace(target)
 
 
-def _judges(settings: Settings, experiment_id: str) -> None:
-    """Register the built-in judges. Those that need no expectation are started; what people changed is kept."""
-    os.environ |= {
-        "MLFLOW_TRACKING_URI": settings.mlflow_url,
-        "MLFLOW_TRACKING_USERNAME": settings.admin_user,
-        "MLFLOW_TRACKING_PASSWORD": settings.secret("admin_password"),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-    }
-    from mlflow.genai.scorers import (
-        Correctness,
-        RelevanceToQuery,
-        ScorerSamplingConfig,
-        ToolCallEfficiency,
-        list_scorers,
+def _judges(server: "Server", checked: judges_validation.Checked, experiment_id: str) -> None:
+    """Apply the declared judges. What people made or changed beyond them is kept."""
+    state, planned = judges_apply.compare(server, experiment_id, checked.source, checked.definitions)
+    for note in [*checked.notes, *planned.notes]:
+        _logger.info("%s", note)
+    judges_apply.apply(
+        server, state, planned, checked.definitions, told=lambda change: _logger.info("%s", change.text())
     )
-
-    present = {scorer.name: scorer for scorer in list_scorers(experiment_id=experiment_id)}
-    for scorer_class, started in ((RelevanceToQuery, True), (ToolCallEfficiency, True), (Correctness, False)):
-        scorer = scorer_class(model="gateway:/judge")
-        registered = present.get(scorer.name) or scorer.register(experiment_id=experiment_id)
-        # A judge that somebody stopped has the rate 0; none at all means that a set-up was cut off in between.
-        if started and registered.sample_rate is None:
-            registered.start(
-                experiment_id=experiment_id, sampling_config=ScorerSamplingConfig(sample_rate=1.0)
-            )
-        if scorer.name not in present:
-            _logger.info("registered judge %s%s", scorer.name, ", on every new trace" if started else "")
+    for change in planned.unmanaged:
+        _logger.warning("not in judges.yaml, and left alone: judge %s (./paddock judges plan)", change.name)
 
 
 class Server:

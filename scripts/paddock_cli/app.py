@@ -11,6 +11,7 @@ from paddock_cli import console
 from paddock_cli.config_commands import config_app
 from paddock_cli.egress_commands import egress_app
 from paddock_cli.exit_codes import ExitCode
+from paddock_cli.judge_config_commands import judges_app
 from paddock_cli.suite_report_commands import suite_app
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 app.add_typer(config_app)
 app.add_typer(egress_app)
+app.add_typer(judges_app)
 app.add_typer(suite_app)
 
 AsJson = Annotated[

@@ -117,7 +117,7 @@ def compare(current: Session) -> tuple[states.State, plan.Plan]:
     try:
         return apply.compare(current.api, current.wanted)
     except Refused as error:
-        raise _refused(error) from None
+        raise refused(error) from None
 
 
 def apply_changes(
@@ -131,26 +131,16 @@ def apply_changes(
     """
     with selection.changing(current.where):
         before, planned = compare(current)
-        _require_possible(planned)
+        require_possible(planned)
         deletions = planned.unmanaged if prune else ()
         if not quiet:
             show_changes([*planned.changes, *deletions])
         if deletions and not yes:
-            _confirm(f"Delete {_counted(len(deletions), 'thing')} that the file does not name?")
+            confirm(f"Delete {counted(len(deletions), 'thing')} that the file does not name?")
         try:
             done = apply.apply(current.api, before, planned, prune=prune)
         except Incomplete as error:
-            raise NotApplied(
-                f"all {len(error.done) + 1 + len(error.left)} changes to be made",
-                "\n".join(
-                    [
-                        *(f"  done      {one}" for one in error.done),
-                        f"  refused   {error.failed}: {error.cause}",
-                        *(f"  not tried {one}" for one in error.left),
-                    ]
-                ).strip(),
-                "mend what it names, then ./paddock config apply again: what is done stays done",
-            ) from None
+            raise cut_off(error, "./paddock config apply") from None
     # What came from the shell is there for the next start, too.
     remember(current.where, current.settings)
     return planned, done
@@ -176,7 +166,7 @@ def exported(file: Path | None) -> tuple[str, list[str]]:
     try:
         state = states.read(Api(Mlflow(stack.connection())))
     except Refused as error:
-        raise _refused(error) from None
+        raise refused(error) from None
     return export.export(state, known, variables), list(export.unexportable(state))
 
 
@@ -208,7 +198,7 @@ def rotate_secret(name: str) -> list[plan.Change]:
             raise UsageFailed(
                 f"a new value of {name}", "the one that the gateway has", "make a new key first"
             )
-    _require_possible(planned)
+    require_possible(planned)
     only = plan.Plan(tuple(changes), (), (), ())
     try:
         done = apply.apply(current.api, before, only)
@@ -239,7 +229,7 @@ def rotate_key(*, yes: bool) -> None:
     where = paths()
     stack = selection.running(where, load(where))
     if not yes:
-        _confirm("MLflow restarts; calls in these seconds fail and agents try again. Go on?")
+        confirm("MLflow restarts; calls in these seconds fail and agents try again. Go on?")
     with selection.changing(where):
         stack.rotate_passphrase()
 
@@ -258,7 +248,7 @@ def show_plan(current: Session, planned: plan.Plan) -> None:
         show_changes(planned.unmanaged)
     for conflict in planned.conflicts:
         console.out.print(Text(f"can't be applied: {conflict}", style="red"), soft_wrap=True)
-    changed, beyond = _counted(len(planned.changes), "change"), len(planned.unmanaged)
+    changed, beyond = counted(len(planned.changes), "change"), len(planned.unmanaged)
     if planned.clean:
         console.out.print("The stack is as the file says.", style="green")
     else:
@@ -287,12 +277,33 @@ def _checked(path: Path, variables: Mapping[str, str]) -> validation.Checked:
     try:
         return validation.load(path, variables)
     except InvalidConfiguration as error:
-        raise BadConfiguration(
-            error.file, [problem.as_json() for problem in error.problems], str(error)
-        ) from None
+        raise bad(error) from None
 
 
-def _require_possible(planned: plan.Plan) -> None:
+def cut_off(error: Incomplete, command: str) -> NotApplied:
+    """What to say of an apply that was refused in the middle."""
+    return NotApplied(
+        f"all {len(error.done) + 1 + len(error.left)} changes to be made",
+        "\n".join(
+            [
+                *(f"  done      {one}" for one in error.done),
+                f"  refused   {error.failed}: {error.cause}",
+                *(f"  not tried {one}" for one in error.left),
+            ]
+        ).strip(),
+        f"mend what it names, then {command} again: what is done stays done",
+    )
+
+
+def bad(error: InvalidConfiguration) -> BadConfiguration:
+    """The command line's own form of a file's mistakes."""
+    return BadConfiguration(error.file, [problem.as_json() for problem in error.problems], str(error))
+
+
+def require_possible(planned: plan.Plan) -> None:
+    """Raises:
+    NotApplied: the plan holds something that no apply can mend.
+    """
     try:
         apply.require_possible(planned)
     except Conflict as error:
@@ -362,7 +373,10 @@ def _typed(name: str) -> str:
     return value
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
+    """Raises:
+    Declined: the question was answered with no, or nobody was there.
+    """
     import typer
 
     try:
@@ -373,10 +387,12 @@ def _confirm(question: str) -> None:
         raise Declined("a confirmation", "none", "nothing was changed; add --yes to go without a question")
 
 
-def _counted(number: int, what: str) -> str:
+def counted(number: int, what: str) -> str:
+    """`1 change`, `2 changes`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def _refused(error: Refused) -> CliError:
+def refused(error: Refused) -> CliError:
+    """A request that the stack refused, for people."""
     remedy = "look at its log: ./paddock logs mlflow"
     return ServerFailed("the stack to tell its configuration", str(error), remedy)

@@ -337,6 +337,8 @@ class EmbeddedStack:
         parts = [
             json.dumps([self._settings.provider, self._settings.keys, self._settings.port], sort_keys=True),
             f"{self._settings.gateway_config}:{_content(self._settings.gateway_config)}",
+            f"{self._settings.judges_config}:{_content(self._settings.judges_config)}",
+            *(f"{path}:{_content(path)}" for path in sorted(self._settings.judges_code.rglob("*.py"))),
         ]
         for folder in ("mlflow", "services/demo-model"):
             for path in sorted((self._where.root / folder).rglob("*")):
@@ -396,6 +398,8 @@ class EmbeddedStack:
             "RUN_KEYS_NEED_GATE": "false",
             "DEMO_MODEL_URL": _demo_url(demo_port),
             "GATEWAY_CONFIG": str(self._settings.gateway_config),
+            "JUDGES_CONFIG": str(self._settings.judges_config),
+            "JUDGES_CODE": str(self._settings.judges_code),
             "HANDOVER_DIR": str(self._folder / "handover"),
             "HEARTBEAT_FILE": str(self._folder / "jobs-heartbeat"),
             **self._settings.provider,

@@ -16,6 +16,8 @@ from paddock_cli.errors import BadSettings
 PROVIDER_KEYS = ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "GEMINI_API_KEY", "LLM_API_KEY")
 PROVIDER_CHOICES = ("LLM_BASE_URL", "LLM_PRICE", "CODER_MODEL", "JUDGE_MODEL")
 GATEWAY_CONFIG = "GATEWAY_CONFIG"
+JUDGES_CONFIG = "JUDGES_CONFIG"
+JUDGES_CODE = "JUDGES_CODE"
 EGRESS_CONFIG = "EGRESS_CONFIG"
 DEFAULT_PORT = 5000
 DEFAULT_BASE_IMAGE = "debian:trixie-slim"
@@ -84,6 +86,10 @@ class Settings:
     """The engine's container runtime for agents; empty is the engine's default."""
     gateway_config: Path = Path("mlflow/gateway.yaml")
     """The gateway's declared configuration, as an absolute path."""
+    judges_config: Path = Path("mlflow/judges.yaml")
+    """The declared judges, as an absolute path."""
+    judges_code: Path = Path("mlflow/scorers")
+    """The folder of code scorers, as an absolute path."""
     egress_config: Path = Path("services/egress/egress.yaml")
     """What agents may reach through the egress proxy, as an absolute path."""
     provider: dict[str, str] = field(default_factory=dict)
@@ -110,6 +116,8 @@ def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | Non
     # A path is the checkout's, as for Compose, wherever the call comes from.
     gateway_config = where.root / (values.get(GATEWAY_CONFIG) or "mlflow/gateway.yaml")
     egress_config = where.root / (values.get(EGRESS_CONFIG) or "services/egress/egress.yaml")
+    judges_config = where.root / (values.get(JUDGES_CONFIG) or "mlflow/judges.yaml")
+    judges_code = where.root / (values.get(JUDGES_CODE) or "mlflow/scorers")
     named = [
         name
         for path in (gateway_config, beside, egress_config)
@@ -134,6 +142,8 @@ def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | Non
         agent_runtime=values.get("AGENT_RUNTIME", "").strip(),
         provider={name: values[name] for name in PROVIDER_CHOICES if values.get(name)},
         gateway_config=gateway_config,
+        judges_config=judges_config,
+        judges_code=judges_code,
         egress_config=egress_config,
         keys={name: values[name] for name in keys if values.get(name)},
         remembered=remembered,
@@ -143,6 +153,19 @@ def load(where: Paths, environ: dict[str, str] | None = None, beside: Path | Non
             "GATEWAY_CONFIG to name a readable file",
             str(gateway_config),
             "mend GATEWAY_CONFIG in .env, or unset it for the shipped mlflow/gateway.yaml",
+        )
+    if values.get(JUDGES_CONFIG) and not os.access(judges_config, os.R_OK):
+        raise BadSettings(
+            "JUDGES_CONFIG to name a readable file",
+            str(judges_config),
+            "mend JUDGES_CONFIG in .env, or unset it for the shipped mlflow/judges.yaml",
+        )
+    # The engine would make the folder that it lacks, as root's.
+    if values.get(JUDGES_CODE) and not judges_code.is_dir():
+        raise BadSettings(
+            "JUDGES_CODE to name a folder",
+            str(judges_code),
+            "mend JUDGES_CODE in .env, or unset it for the shipped mlflow/scorers",
         )
     # Compose multiplies them, and tells what it could not read in words of its own.
     _number(values, "AGENT_CPUS", 2, 0, MAXIMUM_CPUS)

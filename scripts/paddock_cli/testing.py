@@ -22,7 +22,14 @@ from paddock_cli import console, exposure, preflight
 from paddock_cli.environments import Environments
 from paddock_cli.errors import CliError, UsageFailed
 from paddock_cli.exit_codes import ExitCode
-from paddock_cli.settings import GATEWAY_CONFIG, PROVIDER_CHOICES, PROVIDER_KEYS, Paths
+from paddock_cli.settings import (
+    GATEWAY_CONFIG,
+    JUDGES_CODE,
+    JUDGES_CONFIG,
+    PROVIDER_CHOICES,
+    PROVIDER_KEYS,
+    Paths,
+)
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 REQUIRE_ENV = "PADDOCK_TEST_REQUIRE"
@@ -281,6 +288,8 @@ def _call(
             *PROVIDER_KEYS,
             *PROVIDER_CHOICES,
             GATEWAY_CONFIG,
+            JUDGES_CONFIG,
+            JUDGES_CODE,
             "PADDOCK_STATE_DIR",
             "MLFLOW_PORT",
             "PADDOCK_ENV_FILE",

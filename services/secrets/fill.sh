@@ -13,6 +13,7 @@ umask 077
 settings=/run/secrets/settings
 gateway=/gateway.yaml
 egress=/egress.yaml
+judges=/judges.yaml
 
 fail() {
   printf 'secrets: %s\n' "$*" >&2
@@ -158,7 +159,7 @@ done < <(names_in "$gateway")
 # Those of an earlier configuration.
 for file in /out/mlflow-setup/*; do
   name=${file##*/}
-  case " gateway.yaml admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key ${named[*]} " in
+  case " gateway.yaml judges.yaml admin_password demo_api_key openai_api_key anthropic_api_key gemini_api_key llm_api_key ${named[*]} " in
     *" $name "*) ;;
     *) rm -f "$file" ;;
   esac
@@ -214,6 +215,7 @@ give mlflow-setup 10001 admin_password demo_api_key openai_api_key anthropic_api
   "${named[@]}"
 # Beside them what the set-up reads it for: on the host the file may be closed to the set-up's user.
 write mlflow-setup 10001 gateway.yaml "$(cat "$gateway")"
+write mlflow-setup 10001 judges.yaml "$(cat "$judges")"
 give gate 10002 agent_key gate_secret
 give tls 10002 tls_secret
 give collector 10007 collector_key

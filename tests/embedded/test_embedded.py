@@ -20,6 +20,7 @@ def test_the_demo_ends_judged_and_says_that_there_is_no_fence(product: Product) 
     assert "NOT fenced" in answer.err
     judges = answer.document["judges"]
     assert {name: verdict["value"] for name, verdict in judges.items()} == {
+        "conduct": "yes",
         "correctness": "yes",
         "relevance_to_query": "yes",
         "tool_call_efficiency": "yes",

@@ -25,7 +25,7 @@ def test_the_demo_ends_judged(product: Product, tmp_path: Path) -> None:
     answer = product.paddock("demo", "--workspace", str(tmp_path), timeout=900)
 
     assert answer.code == 0, answer.err
-    for judge in ("correctness", "relevance_to_query", "tool_call_efficiency"):
+    for judge in ("conduct", "correctness", "relevance_to_query", "tool_call_efficiency"):
         assert judge in answer.out
     assert "EMBEDDED" not in answer.err
     assert len((tmp_path / "FACTS.txt").read_text().splitlines()) == 3

@@ -202,7 +202,7 @@ def test_judges_look_at_it_by_themselves(made: tuple[str, Trace, Path], stack: S
         found = {
             one["assessment_name"]: one for one in stack.trace(trace.info.trace_id).get("assessments", [])
         }
-        assert found.keys() == {"relevance_to_query", "tool_call_efficiency"}
+        assert found.keys() == {"conduct", "relevance_to_query", "tool_call_efficiency"}
         return found
 
     for name, verdict in verdicts().items():

@@ -1,14 +1,16 @@
 """The judges that there are: MLflow's registered scorers, with the sampling rate and filter that it keeps for each.
 
-What people make in MLflow's UI or from code counts as it stands: the newest version of a scorer is the judge.
+What people make in MLflow's UI or from code counts as it stands: the newest version of a scorer is the judge. What MLflow
+can't hold of a declared judge (what passes, what it sees, code from a file) stands in `paddock_judges`.
 """
 
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from mlflow.entities import AssessmentSourceType
@@ -22,9 +24,14 @@ from mlflow.genai.scorers.scorer_utils import (
     update_model_in_serialized_scorer,
 )
 from mlflow.store.tracking.dbmodels import models
-from sqlalchemy import Connection, Row, Select, and_, func, select
+from sqlalchemy import Connection, Row, Select, and_, func, insert, select
+from sqlalchemy.exc import IntegrityError
 
-from paddock_mlflow.database import engine
+from paddock_mlflow.database import engine, judge_versions, now
+from paddock_mlflow.database import judges as declared_judges
+from paddock_mlflow.judges import code, fenced
+from paddock_mlflow.judges.catalogue import BUILT_IN
+from paddock_mlflow.judges.definition import Definition, Threshold
 from paddock_mlflow.judges.errors import UnknownJudge, UnusableJudge
 
 DEFAULT_ENDPOINT = "judge"
@@ -45,8 +52,16 @@ _configurations: Any = models.SqlOnlineScoringConfig.__table__
 _endpoints: Any = models.SqlGatewayEndpoint.__table__
 
 _PLACEHOLDER = re.compile(r"{{\s*expectations\s*}}")
-_UNDECIDING = ("aggregations", "description", "mlflow_version", "name", "serialization_version", "timeout")
-"""What of a serialized scorer can change without another verdict."""
+_UNDECIDING = (
+    "aggregations",
+    "description",
+    "mlflow_version",
+    "name",
+    "required_columns",
+    "serialization_version",
+    "timeout",
+)
+"""What of a serialized scorer, and of the settings in it, can change without another verdict."""
 
 
 class Passes(Protocol):
@@ -92,6 +107,10 @@ class Judge:
     passes: Passes = yes_is_a_pass
     endpoints: frozenset[str] = field(default=frozenset(), repr=False)
     """The names of all endpoints that exist."""
+    definition: Definition | None = field(default=None, repr=False)
+    """What judges.yaml says of it; None for one that it does not name."""
+    code_folder: Path | None = field(default=None, repr=False)
+    """Where the files of code scorers are; None where they must not run."""
 
     @property
     def source_type(self) -> str:
@@ -105,12 +124,16 @@ class Judge:
             UnusableJudge: it can't be called: another model than the gateway's, an endpoint that is gone, foreign code,
                 or a definition that MLflow can't read.
         """
+        if self.serialized is None:
+            assert self.definition is not None
+            assert self.definition.code is not None
+            return code.load(self.name, self.definition.code, self.code_folder)
         data = _parsed(self.name, self.serialized)
         if "call_source" in _keys(data):
             raise UnusableJudge(
                 f"the judge {self.name} to be a built-in scorer or one made by make_judge",
                 "Python code in MLflow's registry, which anybody with an account could have put there",
-                "declare it as code from a file",
+                "declare it in judges.yaml, as `python: FILE.py:FUNCTION`",
             )
         for model in _models(data):
             endpoint = _endpoint(model)
@@ -131,6 +154,7 @@ class Judge:
                 f"{type(error).__name__}: {error}",
                 "register it anew",
             ) from error
+        scorer = self._fenced(scorer)
         scorer._set_registration_metadata(
             backend=SCORER_BACKEND_TRACKING,
             experiment_id=self.experiment_id,
@@ -139,30 +163,111 @@ class Judge:
         )
         return scorer
 
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that decides its verdicts, to be read by people: what `fingerprint` is the hash of, and the prompt."""
+        if self.serialized is None:
+            assert self.definition is not None
+            return {"definition": self.definition.model_dump(mode="json"), "mlflow": version("mlflow")}
+        try:
+            data = _parsed(self.name, self.serialized)
+        except UnusableJudge:
+            return {"unreadable": self.serialized}
+        prompt = _prompt(data)
+        sees = {"sees": self.definition.sees} if self.definition else {}
+        return {
+            "scorer": _deciding(data),
+            "endpoint": self.endpoint,
+            "mlflow": version("mlflow"),
+            **({"prompt": prompt} if prompt else {}),
+            **sees,
+        }
+
+    def _fenced(self, scorer: Scorer) -> Scorer:
+        """The scorer in its fenced form, with the answers that the file allows it."""
+        if self.definition is None:
+            return fenced.fenced(scorer)
+        return fenced.fenced(
+            scorer,
+            sees=self.definition.sees,
+            words=self.definition.words if self.definition.values == "words" else (),
+            scale=self.definition.scale,
+        )
+
 
 class Judges:
     """The judges of all experiments, as they are at each call.
 
     Args:
         database_url: of MLflow's tracking database.
+        code_folder: where the files of code scorers are; None in processes that must not run them.
     """
 
-    def __init__(self, database_url: str) -> None:
+    def __init__(self, database_url: str, code_folder: Path | None = None) -> None:
         self._engine = engine(database_url)
+        self._code_folder = code_folder
+        self._remembered: set[tuple[str, str, str]] = set()
 
     def active(self) -> list[Judge]:
-        """Those that look at new traces by themselves."""
+        """Those that look at new traces by themselves.
+
+        None of them looks at the calls of an endpoint that a judge asks: each look would make a trace to be looked at.
+        """
         with self._engine.connect() as connection:
-            found = _read(connection, _newest().where(_configurations.c.sample_rate > 0))
-            return list(found)
+            every = self._every(connection, None)
+            started = [judge for judge in every if judge.sample_rate > 0]
+            asked = {judge.endpoint for judge in every if judge.endpoint} | {DEFAULT_ENDPOINT}
+            calls = select(_endpoints.c.experiment_id).where(_endpoints.c.name.in_(asked))
+            closed = {str(row.experiment_id) for row in connection.execute(calls)}
+        return [judge for judge in started if judge.experiment_id not in closed]
 
     def of_experiment(self, experiment_id: str) -> list[Judge]:
         """All of an experiment, by name."""
-        query = (
-            _newest().where(_scorers.c.experiment_id == int(experiment_id)).order_by(_scorers.c.scorer_name)
-        )
         with self._engine.connect() as connection:
-            return list(_read(connection, query))
+            return self._every(connection, experiment_id)
+
+    def remember(self, judge: Judge) -> None:
+        """Keep what decides a judge's verdicts, so that a verdict's fingerprint leads to its prompt for good."""
+        key = (judge.fingerprint, judge.experiment_id, judge.name)
+        if key in self._remembered:
+            return
+        row = {"version": judge.version, "content": judge.content, "created_at": now()}
+        names = {"fingerprint": judge.fingerprint, "experiment_id": judge.experiment_id, "name": judge.name}
+        known = select(judge_versions.c.name).filter_by(**names)
+        with self._engine.connect() as connection:
+            there = connection.execute(known).first()
+        if there is None:
+            try:
+                with self._engine.begin() as connection:
+                    connection.execute(insert(judge_versions).values(**names, **row))
+            except IntegrityError:
+                # Another process was first, with the same.
+                pass
+        self._remembered.add(key)
+
+    def _every(self, connection: Connection, experiment_id: str | None) -> list[Judge]:
+        """Those of an experiment, or of all: MLflow's, and code from files."""
+        query = _newest().order_by(_scorers.c.experiment_id, _scorers.c.scorer_name)
+        rows = select(declared_judges)
+        if experiment_id is not None:
+            query = query.where(_scorers.c.experiment_id == int(experiment_id))
+            rows = rows.where(declared_judges.c.experiment_id == experiment_id)
+        declared = {(row.experiment_id, row.name): row for row in connection.execute(rows)}
+        names: dict[str, str] = {}
+        found = []
+        scorers = connection.execute(query).all()
+        if scorers:
+            endpoints = select(_endpoints.c.endpoint_id, _endpoints.c.name)
+            names = {row.endpoint_id: row.name for row in connection.execute(endpoints)}
+        for row in scorers:
+            found.append(_judge(row, names, declared.get((str(row.experiment_id), row.scorer_name))))
+        there = {(judge.experiment_id, judge.name) for judge in found}
+        found += [
+            _coded(row, self._code_folder)
+            for key, row in declared.items()
+            if key not in there and row.definition["kind"] == "python"
+        ]
+        return sorted(found, key=lambda judge: (int(judge.experiment_id), judge.name))
 
     def named(self, experiment_id: str, names: Sequence[str]) -> list[Judge]:
         """Those of these names, in their order; RelevanceToQuery, relevance-to-query and relevance_to_query are one.
@@ -215,16 +320,31 @@ def _newest() -> Select[*tuple[Any, ...]]:
     )
 
 
-def _read(connection: Connection, query: Select[*tuple[Any, ...]]) -> Iterator[Judge]:
-    rows = connection.execute(query).all()
-    names: dict[str, str] = {}
-    if rows:
-        endpoints = select(_endpoints.c.endpoint_id, _endpoints.c.name)
-        names = {row.endpoint_id: row.name for row in connection.execute(endpoints)}
-    return (_judge(row, names) for row in rows)
+def _coded(row: Row[Any], folder: Path | None) -> Judge:
+    """A judge that is code from a file."""
+    definition = Definition.model_validate(row.definition)
+    return Judge(
+        name=row.name,
+        experiment_id=row.experiment_id,
+        level="trace",
+        serialized=None,
+        version=row.version,
+        fingerprint=row.fingerprint,
+        endpoint=None,
+        sample_rate=row.sample_rate or 0.0,
+        filter=row.filter or None,
+        needs_expectations=definition.expects,
+        passes=_passes(definition),
+        definition=definition,
+        code_folder=folder,
+    )
 
 
-def _judge(row: Row[Any], endpoints: Mapping[str, str]) -> Judge:
+def _passes(definition: Definition) -> Passes:
+    return yes_is_a_pass if definition.threshold.is_default else definition.threshold
+
+
+def _judge(row: Row[Any], endpoints: Mapping[str, str], declared: Row[Any] | None = None) -> Judge:
     """A judge of a row; one that can't be read is one too, whose `scorer` says why."""
     try:
         data = _parsed(row.scorer_name, row.serialized_scorer)
@@ -237,19 +357,24 @@ def _judge(row: Row[Any], endpoints: Mapping[str, str]) -> Judge:
     asked = [_endpoint(model) for model in _models(data)]
     endpoint = next((name for name in asked if name in endpoints.values()), None)
     needs, names = _expectations(data)
+    definition = Definition.model_validate(declared.definition) if declared is not None else None
+    # MLflow refuses a rate for scorers that ask no model, and for some others: then it is ours.
+    ours = declared is not None and row.sample_rate is None and declared.sample_rate is not None
     return Judge(
         name=row.scorer_name,
         experiment_id=str(row.experiment_id),
         level="session" if data.get("is_session_level_scorer") else "trace",
         serialized=json.dumps(data) if data else row.serialized_scorer,
         version=row.scorer_version,
-        fingerprint=_fingerprint(data, endpoint),
+        fingerprint=fingerprint(data, endpoint, definition.sees if definition else "answer"),
         endpoint=endpoint,
-        sample_rate=row.sample_rate or 0.0,
-        filter=row.filter_string or None,
+        sample_rate=(declared.sample_rate if ours and declared is not None else row.sample_rate) or 0.0,
+        filter=(declared.filter if ours and declared is not None else row.filter_string) or None,
         needs_expectations=needs,
         expectation_names=names,
+        passes=_passes(definition) if definition else _default_passes(data),
         endpoints=frozenset(endpoints.values()),
+        definition=definition,
     )
 
 
@@ -302,13 +427,52 @@ def _expectations(data: dict[str, Any]) -> tuple[bool, tuple[str, ...]]:
     return bool(_PLACEHOLDER.search(str(instructed.get("instructions")))), ()
 
 
-def _fingerprint(data: dict[str, Any], endpoint: str | None) -> str:
-    """The prompts of built-in judges are those of the installed MLflow, not of the one that registered them."""
-    deciding = {key: value for key, value in data.items() if key not in _UNDECIDING and value is not None} | {
-        "endpoint": endpoint,
+def fingerprint(data: dict[str, Any], endpoint: str | None, sees: str = "answer") -> str:
+    """SHA-256 of what decides a serialized scorer's verdicts.
+
+    The prompts of built-in judges are those of the installed MLflow, not of the one that registered them; those of
+    fenced ones are ours.
+    """
+    deciding = _deciding(data) | {"endpoint": endpoint, "mlflow": version("mlflow")}
+    if prompt := _prompt(data):
+        deciding["prompt"] = prompt
+    if sees != "answer":
+        deciding["sees"] = sees
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _deciding(data: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _deciding(value) if isinstance(value, dict) else value
+        for key, value in data.items()
+        if key not in _UNDECIDING and value is not None
+    }
+
+
+def code_fingerprint(definition: Definition) -> str:
+    """As `fingerprint`, of code from a file."""
+    assert definition.code is not None
+    deciding = {
+        "function": definition.code.function,
+        "sha256": definition.code.sha256,
         "mlflow": version("mlflow"),
     }
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+
+
+def _prompt(data: dict[str, Any]) -> str:
+    """The prompt of a fenced judge, without the name of a call's marks; empty for those that MLflow asks itself."""
+    if data.get("builtin_scorer_class") == "Guidelines":
+        rules = (data.get("builtin_scorer_pydantic_data") or {}).get("guidelines") or []
+        return fenced.prompt_of([rules] if isinstance(rules, str) else rules)
+    instructed = data.get("instructions_judge_pydantic_data")
+    return f"{instructed.get('instructions')}\n\n{fenced.RULES}" if instructed else ""
+
+
+def _default_passes(data: dict[str, Any]) -> Passes:
+    """What MLflow means by its own answers, for a judge that no file names."""
+    known = BUILT_IN.get(str(data.get("builtin_scorer_class")))
+    return Threshold(answers=known.passing) if known and known.passing != ("yes",) else yes_is_a_pass
 
 
 def _keys(data: Any) -> set[str]:

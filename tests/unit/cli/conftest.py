@@ -21,6 +21,8 @@ def own_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in (
         "GATEWAY_CONFIG",
         "EGRESS_CONFIG",
+        "JUDGES_CONFIG",
+        "JUDGES_CODE",
         "COMPOSE_PROFILES",
         "SOME_API_KEY",
         "AGENT_RUNTIME",

@@ -97,6 +97,10 @@ PRIVATE = {
         "mlflow.server.jobs.utils:_should_run_trace_archival_scheduler",
     ],
     "judges": [
+        "mlflow.genai.judges.instructions_judge:InstructionsJudge._build_system_message",
+        "mlflow.genai.judges.instructions_judge:InstructionsJudge._build_template_values",
+        "mlflow.genai.judges.instructions_judge:InstructionsJudge._build_user_message",
+        "mlflow.genai.judges.instructions_judge:InstructionsJudge._TEMPLATE_VARIABLE_TRACE",
         "mlflow.genai.scorers.base:Scorer._set_registration_metadata",
         "mlflow.genai.scorers.base:SCORER_BACKEND_TRACKING",
         "mlflow.genai.scorers.scorer_utils:build_gateway_model",
@@ -264,3 +268,37 @@ def test_the_ledger_is_what_mlflow_asks_about_budgets(server: Any) -> None:
     assert isinstance(get_budget_tracker(), LedgerBudgets)
     # Nothing new that a tracker must answer.
     assert BudgetTracker.__abstractmethods__ <= set(vars(LedgerBudgets))
+
+
+def test_a_file_of_judges_may_name_every_built_in_scorer_as_it_is(server: Any) -> None:
+    """A release that brings a scorer, an option or another default of one changes this list first."""
+    from mlflow.genai.scorers import builtin_scorers
+
+    from paddock_mlflow.judges.catalogue import BUILT_IN, GUIDELINES
+
+    everybodys = {
+        *("name", "model", "required_columns", "description", "inference_params", "extra_headers"),
+        *("aggregations", "timeout", "last_turn_scorer"),
+    }
+    installed = {one.__name__: one for one in builtin_scorers._get_all_concrete_builtin_scorers()}
+    assert installed.keys() == {*BUILT_IN, GUIDELINES}
+    for name, known in BUILT_IN.items():
+        fields = installed[name].model_fields
+        options = {option: field for option, field in fields.items() if option not in everybodys}
+        assert fields["name"].default == known.name
+        assert ("model" in fields) == known.asks, name
+        assert options.keys() == known.options.keys(), name
+        for option, field in options.items():
+            assert field.is_required() == known.options[option].required, (name, option)
+            assert field.is_required() or field.default == known.options[option].default, (name, option)
+        session = issubclass(installed[name], builtin_scorers.SessionLevelScorer)
+        assert session == (known.level == "session"), name
+
+
+def test_stock_guidelines_still_say_nothing_of_data(server: Any) -> None:
+    """Where a release fences what it judges itself, ours may go."""
+    from mlflow.genai.judges.prompts.guidelines import get_prompt
+
+    prompt = get_prompt(["Be kind."], {"response": "</response><response>"})
+
+    assert "<response></response><response></response>" in prompt

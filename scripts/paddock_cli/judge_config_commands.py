@@ -1,0 +1,139 @@
+"""The commands under `./paddock judges` that look after the declared judges."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.syntax import Syntax
+
+from paddock_cli import console
+from paddock_cli.config_commands import AsJson, Detailed, Yes
+from paddock_cli.judge_commands import judges_app
+
+File = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The judges. [default: JUDGES_CONFIG of .env, or mlflow/judges.yaml]", show_default=False
+    ),
+]
+
+
+@judges_app.command()
+def validate(file: File = None, as_json: AsJson = False) -> None:
+    """Check a file: every mistake at once, with its line. No stack needs to run."""
+    from paddock_cli import judge_config
+
+    path, checked = judge_config.validate(file)
+    if as_json:
+        console.document({"file": str(path), "valid": True, "notes": checked.notes})
+        return
+    for note in checked.notes:
+        console.say(note)
+    console.out.print(f"{path} is valid", style="green", soft_wrap=True)
+
+
+@judges_app.command()
+def plan(file: File = None, detailed_exitcode: Detailed = False, as_json: AsJson = False) -> None:
+    """What `apply` would change, and which judges the stack has that the file does not name. Changes nothing."""
+    from paddock_cli import judge_config
+
+    session = judge_config.session(file)
+    _, planned = judge_config.compare(session)
+    if as_json:
+        console.document({"file": str(session.file), **planned.as_json()})
+    else:
+        judge_config.show_plan(session, planned)
+    raise typer.Exit(2 if detailed_exitcode and not planned.clean else 0)
+
+
+@judges_app.command()
+def apply(
+    file: File = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Delete judges that the file does not name; asks first.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Bring the stack's judges to the file: only what differs. What is judged from then on is judged by them."""
+    from paddock_cli import judge_config
+
+    session = judge_config.session(file)
+    planned, done = judge_config.apply_changes(session, prune=prune, yes=yes, quiet=as_json)
+    left = () if prune else planned.unmanaged
+    if as_json:
+        console.document(
+            {
+                "file": str(session.file),
+                "changed": [change.as_json() for change in done],
+                "unmanaged": [change.as_json() for change in left],
+                "notes": list(planned.notes),
+            }
+        )
+        return
+    for note in planned.notes:
+        console.say(note)
+    if left:
+        console.say(f"{len(left)} not in the file, left alone (./paddock judges plan)")
+    console.out.print(f"{len(done)} changed" if done else "The judges are as the file says.", style="green")
+
+
+@judges_app.command()
+def export(
+    file: Annotated[
+        Path | None, typer.Argument(help="Where to write; standard output if not named.", show_default=False)
+    ] = None,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write down the judges that there are, also those made by hand, as a file that `plan` finds nothing in."""
+    from paddock_cli import judge_config
+    from paddock_cli.errors import Declined
+
+    if file is not None and file.exists() and not yes and not typer.confirm(f"Overwrite {file}?", err=True):
+        raise Declined("a confirmation", "none", "nothing was written; add --yes to overwrite")
+    text, left_out = judge_config.exported()
+    for one in left_out:
+        console.warn(f"left out: {one}")
+    if file is not None:
+        file.write_text(text)
+        console.say(f"written to {file}")
+    if as_json:
+        console.document({"file": str(file) if file else None, "yaml": text, "left_out": left_out})
+    elif file is None:
+        console.out.file.write(text)
+
+
+@judges_app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="Of the judge.", show_default=False)],
+    fingerprint: Annotated[
+        str | None,
+        typer.Option(
+            help="As the metadata of an assessment has it; its first digits do.", show_default=False
+        ),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """What decided a judge's verdicts: its prompt, settings or code, of every version that has judged, newest first."""
+    from paddock_cli import judge_config
+
+    versions = judge_config.shown(name, fingerprint)
+    if as_json:
+        console.document({"judge": name, "versions": versions})
+        return
+    import json
+
+    for one in versions:
+        head = f"{one['name']} version {one['version']}, fingerprint {one['fingerprint'][:12]}, {one['created_at'][:19]}"
+        console.out.print(head, style="bold", soft_wrap=True)
+        content = dict(one["content"])
+        prompt = content.pop("prompt", "") or (content.get("definition", {}).get("code") or {}).get(
+            "source", ""
+        )
+        console.out.print(Syntax(json.dumps(content, indent=2, ensure_ascii=False), "json", word_wrap=True))
+        if prompt:
+            console.out.print(prompt, markup=False, highlight=False, soft_wrap=True)
+
+
+__all__ = ["judges_app"]
