@@ -36,11 +36,11 @@ def call_of(body: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_step_is_the_number_of_answers(client: TestClient) -> None:
-    for answers, text in ((0, "sleep 2; echo 1 >> steps.log"), (19, "sleep 2; echo 20 >> steps.log")):
+    for answers, text in ((0, "sleep 2; echo 1 >> steps.log"), (9, "sleep 2; echo 10 >> steps.log")):
         call = call_of(client.post(CHAT, json=request("long-run", answers)).json())
         assert text in call["arguments"]
-    assert call_of(client.post(CHAT, json=request("long-run", 20)).json())["name"] == "finish"
-    over = client.post(CHAT, json=request("long-run", 21)).json()
+    assert call_of(client.post(CHAT, json=request("long-run", 10)).json())["name"] == "finish"
+    over = client.post(CHAT, json=request("long-run", 11)).json()
     assert over["choices"][0]["message"]["content"] == "The scenario has no further step."
 
 
