@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 import threading
@@ -17,6 +18,9 @@ from paddock_cli.stack import Ended, tail_of
 
 START_TOLERANCE_SECONDS = 2.0
 """psutil counts a start from the boot time, which moves by this much when the clock is set."""
+_MARK = "PADDOCK_APART"
+"""Variable that tells what a command has started."""
+_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,14 @@ def end(known: Known, grace_seconds: float) -> bool:
 def run_to_end(command: list[str], folder: Path, variables: dict[str, str], seconds: float) -> Ended:
     """Run a command in a session of its own, and end all that it has started, at its end or after the time.
 
-    Processes that have left both its tree and its session are not found: there is no fence here.
+    What it has started is known by a variable of its environment. Who drops that one is not found: there is no fence.
     """
     began = time.monotonic()
+    mark = secrets.token_hex(16)
     try:
         child = subprocess.Popen(
             command,
-            env=variables,
+            env=variables | {_MARK: mark},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -99,24 +104,34 @@ def run_to_end(command: list[str], folder: Path, variables: dict[str, str], seco
     told: list[str] = []
     reader = threading.Thread(target=lambda: told.append(tail_of(child.stdout)), daemon=True)
     reader.start()
-    tree: set[psutil.Process] = set()
-    deadline = began + seconds
-    while child.poll() is None and time.monotonic() < deadline:
-        with suppress(psutil.Error):
-            tree |= set(psutil.Process(child.pid).children(recursive=True))
-        with suppress(subprocess.TimeoutExpired):
-            child.wait(min(0.2, max(0.0, deadline - time.monotonic())))
+    with suppress(subprocess.TimeoutExpired):
+        child.wait(seconds)
     timed_out = child.poll() is None
-    # The group lasts as long as one of its members does, so its number is nobody else's.
-    with suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    for member in tree:
-        with suppress(psutil.Error):
-            # It compares the start time: the number may be another's by now.
-            member.kill()
-    child.wait()
+    if timed_out:
+        child.kill()
+        child.wait()
+    _end_marked(mark)
     reader.join(timeout=5)
     return Ended(child.returncode, "".join(told), time.monotonic() - began, timed_out)
+
+
+def _end_marked(mark: str) -> None:
+    """Kill every process of this user that has the mark, until none is found."""
+    for _ in range(_ROUNDS):
+        found = [one for one in psutil.process_iter() if _environment_of(one).get(_MARK) == mark]
+        if not found:
+            return
+        for process in found:
+            with suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=2)
+
+
+def _environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except (psutil.Error, OSError):
+        return {}
 
 
 class Daemons:

@@ -16,7 +16,9 @@ CHECK_SECONDS = 60
 Identifier = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 """Of a suite or a task: small letters, digits and dashes."""
 Tag = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")]
-CheckName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9 _.,()+-]{0,62}[A-Za-z0-9.)+]$")]
+CheckName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9]([A-Za-z0-9 _.,()+-]{0,62}[A-Za-z0-9.)+])?$")
+]
 """Of a check; it is part of the name of an assessment: `check/<name>`."""
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 Commit = Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{40}|[0-9a-f]{64})$")]
