@@ -74,7 +74,7 @@ def demo(
         new = selection.password_is_new(where, connection.password)
         shown = f"password {connection.password}" if new else "password by: ./paddock password"
         console.say(f"Log in as {connection.user}, {shown}")
-    raise typer.Exit(report.result.exit_code)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -224,6 +224,14 @@ def run(
         list[str] | None,
         typer.Option(help="What the answer must say, for the judge Correctness. Repeatable."),
     ] = None,
+    check: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="COMMAND",
+            help="What must pass on a copy of the workspace once the agent has ended; it runs in a fresh container"
+            " without a network. Repeatable.",
+        ),
+    ] = None,
     tools: Annotated[
         str | None,
         typer.Option(
@@ -255,7 +263,7 @@ def run(
     judge_timeout: JudgeSeconds = 120,
     as_json: AsJson = False,
 ) -> None:
-    """Run an agent on a folder (the current one by default); ends with the outcome's exit code."""
+    """Run an agent on a folder (the current one by default); ends with the outcome's exit code; 39: a check failed."""
     from paddock_cli import task as tasks
     from paddock_cli.settings import load, paths
 
@@ -278,6 +286,7 @@ def run(
         user=user,
         tags=tag or [],
         secrets=secret or [],
+        checks=check or [],
     )
     # Looked at before the stack is: a slip in the call should not first cost a start.
     tasks.request_of(order, where)
@@ -286,7 +295,7 @@ def run(
     stack = selection.running(where, load(where))
     report = tasks.perform(stack, order, where, as_json=as_json, judge_seconds=judge_timeout)
     _finish(report, as_json)
-    raise typer.Exit(report.result.exit_code)
+    raise typer.Exit(report.exit_code)
 
 
 @app.command()
@@ -559,7 +568,8 @@ def test(
     ] = None,
     keyword: Annotated[str, typer.Option("-k", help="Only tests that match, as pytest's -k.")] = "",
     parallel: Annotated[
-        bool, typer.Option("--parallel", help="The Compose stack's tests beside the others: shorter on two cores.")
+        bool,
+        typer.Option("--parallel", help="The Compose stack's tests beside the others: shorter on two cores."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:

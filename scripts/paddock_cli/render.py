@@ -10,9 +10,12 @@ from paddock_cli.mlflow_api import Trace, Verdict
 from paddock_cli.run_keys import RunKey
 from paddock_cli.runs import Result, Started, Watcher
 from paddock_cli.stack import ServiceStatus
+from paddock_cli.suites.results import CheckResult
 
 _COLOURS = {"yes": "green", "true": "green", "no": "red", "false": "red"}
 _SUMMARY_LENGTH = 200
+_CHECK_LINES = 5
+"""Of a check's output that the table shows; the trace has more."""
 
 
 class LiveRun(Watcher):
@@ -55,8 +58,9 @@ def run_table(
     verdicts: dict[str, Verdict],
     links: dict[str, str],
     key: RunKey | None = None,
+    checks: tuple[CheckResult, ...] = (),
 ) -> None:
-    """The run's answer and figures, its verdicts, and where to look further."""
+    """The run's answer and figures, what checks and judges say, and where to look further."""
     figures = Table(show_header=False, box=None, pad_edge=False, padding=(0, 2, 0, 0))
     figures.add_column(style="bold")
     figures.add_column(overflow="fold")
@@ -78,6 +82,9 @@ def run_table(
         figures.add_row("trace", f"{trace.trace_id}  {trace.state}")
     console.out.print()
     console.out.print(figures)
+    if checks:
+        console.out.print()
+        console.out.print(_check_table(checks))
     if verdicts:
         console.out.print()
         console.out.print(verdict_table(verdicts))
@@ -86,6 +93,19 @@ def run_table(
         for name, link in links.items():
             # Never wrapped: a broken link can't be clicked.
             console.out.print(Text(f"{name:<10} {link}"), soft_wrap=True)
+
+
+def _check_table(checks: tuple[CheckResult, ...]) -> Table:
+    """Each check, whether it passed, and the end of what it said."""
+    table = Table(title=None, expand=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("result", no_wrap=True)
+    table.add_column("output", overflow="fold")
+    for check in checks:
+        result = Text("passed", style="green") if check.passed else Text("failed", style="red")
+        last = "\n".join((check.error or check.output).splitlines()[-_CHECK_LINES:])
+        table.add_row(check.name, result, Text(last))
+    return table
 
 
 def verdict_table(verdicts: dict[str, Verdict]) -> Table:

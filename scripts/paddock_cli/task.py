@@ -3,19 +3,23 @@
 import json
 import os
 import re
+import shutil
 import uuid
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from paddock_cli import console, egress, judging, preflight, render, run_keys, runs
-from paddock_cli.errors import NotFound, ServerFailed, UnknownEndpoint, UsageFailed
+from paddock_cli import console, egress, judging, preflight, render, run_keys, runs, trees
+from paddock_cli.errors import BadWorkspace, NotFound, ServerFailed, UnknownEndpoint, UsageFailed
+from paddock_cli.exit_codes import ExitCode
 from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
 from paddock_cli.processes import owner_name
 from paddock_cli.run_keys import RunKey
 from paddock_cli.runs import Result
 from paddock_cli.settings import PROVIDER_KEYS, Paths, read_env_file
 from paddock_cli.stack import DEFAULT_TOOLS, Request, Stack
+from paddock_cli.suites import checks
+from paddock_cli.suites.results import CheckResult
 
 MAX_TASK_BYTES = 100_000
 """Linux passes no longer argument than 128 KiB to a program."""
@@ -47,6 +51,8 @@ class Order:
     tags: list[str] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
     """Names of variables, whose values stand in the caller's environment or the settings file."""
+    checks: list[str] = field(default_factory=list)
+    """Commands that must pass on a copy of the finished workspace."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,14 @@ class Report:
     links: dict[str, str]
     notes: list[str]
     key: RunKey | None = None
+    checks: tuple[CheckResult, ...] = ()
+
+    @property
+    def exit_code(self) -> int:
+        """The run's own; where it ended well and a check did not pass, that of a failed check."""
+        if self.result.exit_code == 0 and any(not check.passed for check in self.checks):
+            return ExitCode.CHECK_FAILED
+        return self.result.exit_code
 
     def as_json(self) -> dict[str, Any]:
         """The document of --json."""
@@ -68,9 +82,10 @@ class Report:
             "budget": self.key.as_json() if self.key else None,
             "trace": trace_json(self.trace) if self.trace else None,
             "judges": {name: asdict(verdict) for name, verdict in sorted(self.verdicts.items())},
+            "checks": [check.model_dump(mode="json") for check in self.checks],
             "links": self.links,
             "notes": self.notes,
-            "exit_code": self.result.exit_code,
+            "exit_code": int(self.exit_code),
         }
 
 
@@ -231,9 +246,46 @@ def perform(stack: Stack, order: Order, where: Paths, *, as_json: bool, judge_se
     runs.note(where, request, stack.kind)
     with run_keys.made_for(server, request, budget) as key:
         result = runs.run(stack, replace(request, llm_key=key.text), render.LiveRun(to_stderr=as_json))
+    made = _checked(stack, order, request, where, result)
     report = judged(server, result, order.expectations, request.user, judge_seconds)
-    report = replace(report, key=key)
+    report = _with_checks(server, replace(report, key=key), made)
     (where.runs / f"{request.run_id}.result.json").write_text(json.dumps(report.as_json(), indent=2))
+    return report
+
+
+def _checked(
+    stack: Stack, order: Order, request: Request, where: Paths, result: Result
+) -> tuple[CheckResult, ...]:
+    """What the checks say of a copy of the workspace; none where the agent did not get to work, or was cut off."""
+    if not order.checks or result.outcome in checks.NOT_THE_AGENT + checks.CUT_OFF:
+        return ()
+    if stack.kind == "embedded":
+        console.warn(checks.NO_FENCE)
+    wanted = checks.commands(order.checks)
+    folder = where.state / "checks" / request.run_id
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        with console.step(f"making {len(wanted)} check(s)") as step:
+            copied = trees.copy(request.workspace, folder / "finished")
+            finished = checks.Finished(folder / "finished", copied, copied)
+            made = checks.run_all(stack, wanted, finished, folder, step.show)
+            step.result = f"{sum(check.passed for check in made)} passed"
+            return made
+    except BadWorkspace as error:
+        reason = f"expected {error.expected}, found {error.found}"
+        return tuple(CheckResult(name=one.name, passed=False, error=reason) for one in wanted)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_checks(server: Mlflow, report: Report, made: tuple[CheckResult, ...]) -> Report:
+    report = replace(report, checks=made)
+    if not made or report.trace is None:
+        return report
+    try:
+        checks.log(server, report.trace, made)
+    except ServerFailed as error:
+        return replace(report, notes=[*report.notes, f"the trace has no word of the checks: {error}"])
     return report
 
 
@@ -305,6 +357,14 @@ def _with_verdicts(
 
 def show(report: Report) -> None:
     """The report as a table."""
-    render.run_table(report.result, report.served_by, report.trace, report.verdicts, report.links, report.key)
+    render.run_table(
+        report.result,
+        report.served_by,
+        report.trace,
+        report.verdicts,
+        report.links,
+        report.key,
+        report.checks,
+    )
     for note in report.notes:
         console.say(note)

@@ -17,7 +17,7 @@ from typing import Any
 
 from paddock_cli import egress, judging, preflight, run_keys, runs, trees
 from paddock_cli.errors import BadWorkspace, CliError, NotRunning, ServerFailed
-from paddock_cli.mlflow_api import CHECK_PREFIX, Mlflow, Trace
+from paddock_cli.mlflow_api import Mlflow, Trace
 from paddock_cli.runs import Result
 from paddock_cli.settings import Paths, write_private
 from paddock_cli.stack import DEFAULT_TOOLS, AgentProcess, Request, Stack
@@ -32,9 +32,6 @@ SETUP_SECONDS = 300
 MAX_EVENT_BYTES = 20 * 1024 * 1024
 """Of what an agent did, as its file has it; the trace has all."""
 EVENTS, PATCH, LOG = "events.jsonl", "changes.patch", "attempt.log"
-CUT_OFF = ("interrupted", "terminated")
-_NOT_THE_AGENT = ("authentication", "provider_unavailable", "unknown_endpoint")
-"""Outcomes that say nothing of the model: it was not reached."""
 _MAX_TEXT = 4000
 
 
@@ -170,7 +167,7 @@ class _One:
             self._result = None
         finally:
             self.spent = sum((run_keys.end(self._bench.server, one) for one in begun.key_ids), Decimal(0))
-        if self._result is None or self._result.outcome in CUT_OFF:
+        if self._result is None or self._result.outcome in checks.CUT_OFF:
             self._bench.running.require()
             self._bench.stack.let_go(self.run_id)
             self._result, self._resume = None, True
@@ -184,12 +181,12 @@ class _One:
                 self._prepare()
             self._result = self._run()
         result = self._result
-        if result.outcome in CUT_OFF:
+        if result.outcome in checks.CUT_OFF:
             # Somebody ended this one agent, and nothing else.
             if not self._bench.running.stopping:
                 return self.failed(f"the agent was ended from outside: {result.message}")
             raise Stopped
-        if result.outcome in _NOT_THE_AGENT:
+        if result.outcome in checks.NOT_THE_AGENT:
             return self.failed(result.message)
         if result.outcome == "budget" and not self.spent:
             return self.failed(f"its budget of {self._budget} USD holds no model call: {result.message}")
@@ -315,7 +312,7 @@ class _One:
         trace = judging.wait_for_trace(server, result.trace_id)
         if trace is None:
             return None
-        log_checks(server, trace, made)
+        checks.log(server, trace, made)
         return trace
 
     def _figures(self, result: Result, trace: Trace | None) -> dict[str, Any]:
@@ -345,16 +342,6 @@ class _One:
             tags=self._task.tags,
             **told,
         )
-
-
-def log_checks(server: Mlflow, trace: Trace, made: tuple[CheckResult, ...]) -> None:
-    """The checks' results beside the judges' on a trace, each once."""
-    known = {verdict.judge for verdict in trace.checks}
-    for check in made:
-        name = f"{CHECK_PREFIX}{check.name}"
-        if name not in known:
-            rationale = check.error or check.output
-            server.assess(trace.trace_id, name, check.passed, rationale, error=check.error)
 
 
 class _Events(runs.Watcher):

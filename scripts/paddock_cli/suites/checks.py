@@ -4,6 +4,7 @@ They look at copies. A command runs on a copy of its own, in a fresh container w
 belong to it are laid over that copy then: no agent has seen them.
 """
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from paddock_cli import trees
 from paddock_cli.errors import BadWorkspace
+from paddock_cli.mlflow_api import CHECK_PREFIX, Mlflow, Trace
 from paddock_cli.stack import Stack
 from paddock_cli.suites.model import CHECK_SECONDS, Check
 from paddock_cli.suites.results import CheckResult
@@ -26,7 +28,13 @@ NO_FENCE = (
     "Checks run EMBEDDED, without Docker: what the agent has left is started as a plain process of yours, on a copy but"
     " without a fence."
 )
+CUT_OFF = ("interrupted", "terminated")
+"""Outcomes of a run that somebody ended."""
+NOT_THE_AGENT = ("authentication", "provider_unavailable", "unknown_endpoint")
+"""Outcomes that say nothing of the model: it was not reached."""
 _SHOWN_NAMES = 20
+_NO_NAME = re.compile(r"[^A-Za-z0-9 _.,()+-]+")
+_LONGEST_NAME = 60
 # A pattern can take forever on a text that was made for it, and Python can't be told to stop looking.
 _SEARCH = (
     "import re, sys\n"
@@ -81,8 +89,24 @@ def run_all(
 
 
 def commands(texts: Sequence[str]) -> tuple[Check, ...]:
-    """The checks of `--check COMMAND`: named for their place, since a command makes no name."""
-    return tuple(Check(name=f"command {number}", run=text) for number, text in enumerate(texts, 1))
+    """The checks of `--check COMMAND`, each named by what of its command a name can hold."""
+    found: dict[str, Check] = {}
+    for number, text in enumerate(texts, 1):
+        name = " ".join(_NO_NAME.sub(" ", text).split())[:_LONGEST_NAME].strip(" _,(+-")
+        if not name or not name[0].isalnum() or name.lower() in found:
+            name = f"command {number}"
+        found[name.lower()] = Check(name=name, run=text)
+    return tuple(found.values())
+
+
+def log(server: Mlflow, trace: Trace, made: tuple[CheckResult, ...]) -> None:
+    """The checks' results beside the judges' on a trace, each once."""
+    known = {verdict.judge for verdict in trace.checks}
+    for check in made:
+        name = f"{CHECK_PREFIX}{check.name}"
+        if name not in known:
+            rationale = check.error or check.output
+            server.assess(trace.trace_id, name, check.passed, rationale, error=check.error)
 
 
 def _made(stack: Stack, one: Check, finished: Finished, files: Path) -> CheckResult:

@@ -118,6 +118,17 @@ def test_hidden_files_are_laid_over_the_copy_alone(finished, tmp_path):
     assert told["without"].passed
 
 
+def test_commands_of_a_run_are_checks_with_names():
+    texts = ["python3 -m unittest -q", "test -s x && grep y x", "'", "python3 -m unittest -q", "x" * 200]
+    assert [(one.name, one.run) for one in checks.commands(texts)] == [
+        ("python3 -m unittest -q", texts[0]),
+        ("test -s x grep y x", texts[1]),
+        ("command 3", texts[2]),
+        ("command 4", texts[3]),
+        ("x" * 60, texts[4]),
+    ]
+
+
 def test_diff_only(finished):
     told = made(
         finished,

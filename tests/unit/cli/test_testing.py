@@ -114,4 +114,6 @@ def test_side_by_side_and_each_output_in_one_piece(checkout, monkeypatch, capfd)
 
     assert (summary.passed, summary.failed) == (2, 0), capfd.readouterr().out
     out = capfd.readouterr().out
-    assert out.index("tests/unit/cli/test_x.py .") < out.index("1 passed") < out.index("tests/stack/test_s.py .")
+    assert (
+        out.index("tests/unit/cli/test_x.py .") < out.index("1 passed") < out.index("tests/stack/test_s.py .")
+    )
