@@ -178,6 +178,12 @@ def require_every_step_once(steps: Path, done: int) -> None:
     assert numbers.count(cut_off) <= 1
 
 
+def _verdicts(product: Product, trace_id: str, judge: str) -> list[dict[str, Any]]:
+    """What a judge has said of a trace."""
+    found = product.trace(trace_id).get("assessments", [])
+    return [one for one in found if one["assessment_name"] == judge and "feedback" in one]
+
+
 def run_keys(product: Product) -> list[dict[str, Any]]:
     """The keys of single runs."""
     listed = product.paddock("keys", "list", "--runs", "--json").document["keys"]
@@ -242,6 +248,42 @@ class EndToEnd:
         )
         assert answer.code == 0, answer.err
         return Finished(answer.document["run"], folder, answer.document)
+
+    def test_a_judge_is_held_against_what_a_person_says(
+        self, product: Product, finished: Finished, tmp_path: Path
+    ) -> None:
+        trace_id, judge = finished.run["trace_id"], "relevance_to_query"
+        eventually(lambda: _verdicts(product, trace_id, judge), 90, f"a verdict of {judge}")
+        (tmp_path / "labels.csv").write_text(f"trace_id,judge,value,user\n{trace_id},{judge},no,ada\n")
+
+        wrong = product.paddock("label", "--trace", trace_id, "--judge", judge, "--value", "maybe")
+        stored = product.paddock("label", "--file", str(tmp_path / "labels.csv"), "--json")
+        again = product.paddock("label", "--file", str(tmp_path / "labels.csv"), "--json")
+        before = product.trace(trace_id)["assessments"]
+        answer = product.paddock("judges", "trust", "RelevanceToQuery", "--repeats", "2", "-n", "1", "--json")
+
+        assert wrong.code == 2
+        assert "yes or no" in wrong.err
+        assert [one["done"] for one in stored.document["labels"]] == ["added"]
+        assert [one["done"] for one in again.document["labels"]] == ["same"]
+        assert answer.code == 0, answer.err
+        (trust,) = answer.document["judges"]
+        assert (trust["judge"], trust["labellers"], trust["labelled_traces"]) == (judge, ["ada"], 1)
+        assert trust["agreement"]["confusion"] == {"yes": {"yes": 0, "no": 0}, "no": {"yes": 1, "no": 0}}
+        assert trust["agreement"]["kappa"] == 0
+        assert trust["versions"][0]["fingerprint"]
+        # The demo model is deterministic, and what it says when it is asked again is kept nowhere.
+        asked = trust["flips_when_asked_again"]
+        assert (asked["rate"], asked["answers"], asked["failed"]) == (0, 2, 0)
+        assert product.trace(trace_id)["assessments"] == before
+        # A person's word is no verdict.
+        (listed,) = (
+            one
+            for one in product.paddock("traces", "-n", "200", "--json").document["traces"]
+            if one["trace_id"] == trace_id
+        )
+        assert listed["judges"][judge]["value"] == "yes"
+        assert [(one["name"], one["value"]) for one in listed["labels"]] == [(judge, "no")]
 
     def test_files_that_the_agent_writes_belong_to_the_workspace_owner(self, finished: Finished) -> None:
         facts = (finished.workspace / "FACTS.txt").stat()

@@ -11,8 +11,8 @@ from paddock_cli import console
 from paddock_cli.config_commands import config_app
 from paddock_cli.egress_commands import egress_app
 from paddock_cli.exit_codes import ExitCode
-from paddock_cli.judge_config_commands import judges_app
 from paddock_cli.suite_report_commands import suite_app
+from paddock_cli.trust_commands import judges_app, label
 
 if TYPE_CHECKING:
     from paddock_cli.stack import Stack
@@ -31,6 +31,7 @@ app.add_typer(config_app)
 app.add_typer(egress_app)
 app.add_typer(judges_app)
 app.add_typer(suite_app)
+app.command()(label)
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")

@@ -5,6 +5,7 @@ MLflow's own client takes seconds to import. Names and paths are those of MLflow
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,8 @@ from paddock_cli.stack import Connection
 TRACES = "/api/3.0/mlflow/traces"
 SCORERS = "/api/3.0/mlflow/scorers"
 TIMEOUT_SECONDS = 30
+PAGE = 500
+"""Traces that MLflow gives in one answer at most."""
 _OWN_WORDS = re.compile(r"expected (?P<expected>.+?), found (?P<found>.+?); (?P<remedy>.+)", re.DOTALL)
 """How the plugin's own routes refuse."""
 FINISHED_STATES = ("OK", "ERROR")
@@ -60,6 +63,8 @@ class Trace:
     expectations: dict[str, Any] = field(default_factory=dict)
     checks: tuple[Verdict, ...] = ()
     """What checks of the finished workspace said; no judge's."""
+    labels: tuple[Verdict, ...] = ()
+    """What people said, under the names of judges or others."""
 
     @property
     def finished(self) -> bool:
@@ -167,6 +172,23 @@ class Mlflow:
             body["filter"] = filter_string
         return [_trace(info) for info in self.call("POST", f"{TRACES}/search", json=body).get("traces", [])]
 
+    def trace_infos(self, experiment_id: str, filter_string: str = "") -> Iterator[dict[str, Any]]:
+        """What MLflow tells of every trace that a filter finds, newest first, without their spans."""
+        body: dict[str, Any] = {
+            "locations": [
+                {"type": "MLFLOW_EXPERIMENT", "mlflow_experiment": {"experiment_id": experiment_id}}
+            ],
+            "max_results": PAGE,
+            "order_by": ["timestamp_ms DESC"],
+            **({"filter": filter_string} if filter_string else {}),
+        }
+        while True:
+            answer = self.call("POST", f"{TRACES}/search", json=body)
+            yield from answer.get("traces", [])
+            if not answer.get("next_page_token"):
+                return
+            body["page_token"] = answer["next_page_token"]
+
     def judges(self, experiment_id: str) -> dict[str, Judge]:
         """The experiment's judges by name."""
         listed = self.call("GET", f"{SCORERS}/list", params={"experiment_id": experiment_id}).get(
@@ -219,13 +241,19 @@ class Mlflow:
         }
         self.call("POST", f"{TRACES}/{trace_id}/assessments", json={"assessment": assessment})
 
-    def invoke(self, experiment_id: str, judge: Judge, trace_ids: list[str]) -> list[str]:
-        """Let a judge look at traces now, as the UI's *Run judges* does. Returns the ids of the jobs."""
+    def invoke(
+        self, experiment_id: str, judge: Judge, trace_ids: list[str], *, log_assessments: bool = True
+    ) -> list[str]:
+        """Let a judge look at traces now, as the UI's *Run judges* does. Returns the ids of the jobs.
+
+        Args:
+            log_assessments: store the verdicts; otherwise they are in the job's result alone.
+        """
         body = {
             "experiment_id": experiment_id,
             "serialized_scorer": judge.serialized,
             "trace_ids": trace_ids,
-            "log_assessments": True,
+            "log_assessments": log_assessments,
         }
         jobs = self.call("POST", "/ajax-api/3.0/mlflow/scorer/invoke", json=body).get("jobs", [])
         return [job["job_id"] for job in jobs]
@@ -268,12 +296,19 @@ def _trace(info: dict[str, Any]) -> Trace:
     tokens = _json(metadata.get("mlflow.trace.tokenUsage"))
     cost = _json(metadata.get("mlflow.trace.cost"))
     duration = str(info.get("execution_duration") or "").rstrip("s")
+    listed = info.get("assessments", [])
+    # A person's word under a judge's name is a label, and no verdict; a verdict that it corrects is one all the same.
+    by_people = [one for one in listed if _is_human(one) and "feedback" in one]
+    labels = [one for one in by_people if one.get("valid", True)]
+    corrected = {one["overrides"] for one in by_people if one.get("overrides")}
     verdicts, expectations = [], {}
-    for assessment in info.get("assessments", []):
+    for assessment in listed:
         name = assessment.get("assessment_name", "")
         if "expectation" in assessment:
             expectations[name] = _expected(assessment["expectation"])
-        elif assessment.get("valid", True):
+        elif not _is_human(assessment) and (
+            assessment.get("valid", True) or assessment.get("assessment_id") in corrected
+        ):
             verdicts.append(_verdict(name, assessment))
     return Trace(
         trace_id=info["trace_id"],
@@ -290,7 +325,12 @@ def _trace(info: dict[str, Any]) -> Trace:
         verdicts=tuple(one for one in verdicts if not one.judge.startswith(CHECK_PREFIX)),
         expectations=expectations,
         checks=tuple(one for one in verdicts if one.judge.startswith(CHECK_PREFIX)),
+        labels=tuple(_verdict(one.get("assessment_name", ""), one) for one in labels),
     )
+
+
+def _is_human(assessment: dict[str, Any]) -> bool:
+    return (assessment.get("source") or {}).get("source_type") == "HUMAN"
 
 
 def _verdict(name: str, assessment: dict[str, Any]) -> Verdict:

@@ -134,6 +134,7 @@ def traces(found: list[Trace]) -> None:
         verdicts = [
             Text.assemble(f"{name} ", _verdict(verdict)) for name, verdict in sorted(trace.latest().items())
         ]
+        verdicts += [Text.assemble(f"people: {one.judge} ", _verdict(one)) for one in trace.labels]
         console.out.print(Text("    ") + Text(", ").join(verdicts or [Text("no verdicts")]), soft_wrap=True)
 
 

@@ -106,6 +106,9 @@ def trace_json(trace: Trace) -> dict[str, Any]:
         "metadata": trace.metadata,
         "expectations": trace.expectations,
         "judges": {name: asdict(verdict) for name, verdict in sorted(trace.latest().items())},
+        "labels": [
+            {"name": one.judge, "value": one.value, "rationale": one.rationale} for one in trace.labels
+        ],
     }
 
 
