@@ -5,24 +5,33 @@ here. Code from files never runs here: this process has the secrets of all users
 """
 
 import json
+import re
 from typing import Any
 
 from fastapi import APIRouter, HTTPException
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from paddock_mlflow import settings as settings_module
 from paddock_mlflow.judges.definition import Definition
+from paddock_mlflow.judges.model import JUDGE_NAME
 
 router = APIRouter(prefix="/judges")
 
 
 class Wanted(BaseModel):
-    """A judge for an experiment."""
+    """A judge for an experiment, which a file could name."""
 
     model_config = ConfigDict(extra="forbid")
 
     experiment_id: str
     definition: Definition
+
+    @field_validator("definition")
+    @classmethod
+    def _could_stand_in_a_file(cls, value: Definition) -> Definition:
+        if value.kind == "foreign" or not re.fullmatch(JUDGE_NAME, value.name):
+            raise ValueError("expected a judge that judges.yaml can name")
+        return value
 
 
 class ToCheck(BaseModel):

@@ -50,9 +50,7 @@ def read(api: Api, experiment_id: str, asked: set[str]) -> State:
     """
     state = State(experiment_id)
     for one in api.call("GET", JUDGES, params={"experiment_id": experiment_id})["judges"]:
-        definition = Definition.model_construct(**one["definition"])
-        if definition.kind != "foreign":
-            definition = Definition.model_validate(one["definition"])
+        definition = Definition.model_validate(one["definition"])
         state.judges[definition.name] = JudgeState(**{**one, "definition": definition})
     for endpoint in api.call("GET", f"{GATEWAY}/endpoints/list").get("endpoints", []):
         state.endpoints[endpoint["name"]] = endpoint["endpoint_id"]

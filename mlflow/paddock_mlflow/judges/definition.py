@@ -74,7 +74,7 @@ class Definition(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=model.JUDGE_NAME)
+    name: str = Field(min_length=1)
     kind: Kind
     scorer: str = ""
     """The class of a built-in one."""
@@ -97,7 +97,7 @@ class Definition(BaseModel):
     @property
     def level(self) -> Level:
         """What it looks at."""
-        if self.kind == "built-in":
+        if self.scorer:
             return BUILT_IN[self.scorer].level
         return "session" if "conversation" in placeholders(self.instructions) else "trace"
 

@@ -1,6 +1,7 @@
 """Between a declared judge and MLflow's serialized scorer, both ways. Runs where MLflow is."""
 
 import json
+import re
 from typing import Any, Literal
 
 from mlflow.genai.judges import make_judge
@@ -10,7 +11,7 @@ from pydantic import ValidationError
 
 from paddock_mlflow.judges.catalogue import BUILT_IN, GUIDELINES
 from paddock_mlflow.judges.definition import Definition, Scale, told, without_scale
-from paddock_mlflow.judges.model import DEFAULT_ENDPOINT
+from paddock_mlflow.judges.model import DEFAULT_ENDPOINT, JUDGE_NAME
 
 SCHEME = "gateway:/"
 _EVERY_SCORERS = {
@@ -60,7 +61,7 @@ def described(name: str, serialized: str, kept: Definition | None) -> Definition
     """
     try:
         data = json.loads(serialized)
-        found = _of(name, data)
+        found = _of(data) if re.fullmatch(JUDGE_NAME, name) else {"kind": "foreign"}
         if kept is not None and found["kind"] == kept.kind:
             found["threshold"] = kept.threshold
             if kept.kind == "guidelines":
@@ -69,10 +70,10 @@ def described(name: str, serialized: str, kept: Definition | None) -> Definition
             found["threshold"] = {"answers": known.passing}
         return Definition.model_validate({"name": name, **found})
     except (ValidationError, ValueError, AttributeError, TypeError, KeyError):
-        return Definition.model_construct(name=name, kind="foreign")
+        return Definition(name=name, kind="foreign")
 
 
-def _of(name: str, data: dict[str, Any]) -> dict[str, Any]:
+def _of(data: dict[str, Any]) -> dict[str, Any]:
     foreign = {"kind": "foreign"}
     if (built_in := data.get("builtin_scorer_class")) is not None:
         settings = data.get("builtin_scorer_pydantic_data") or {}

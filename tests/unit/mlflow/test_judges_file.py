@@ -379,7 +379,7 @@ def test_an_export_is_a_file_from_which_nothing_changes() -> None:
 
 
 def test_what_no_file_can_say_is_named() -> None:
-    foreign = {"them": Definition.model_construct(name="them", kind="foreign")}
+    foreign = {"them": Definition(name="them", kind="foreign")}
 
     state = state_of(foreign)
 
