@@ -69,6 +69,8 @@ class ExitCode(IntEnum):
     """The agent finished, and a check of `run --check` did not pass."""
     SUITE_INCOMPLETE = 41
     """Attempts of a suite run are missing, or something else than the agent stood in their way."""
+    JUDGE_TURNED = 45
+    """`judges probe`: a trace told the judge its verdict, and was obeyed."""
     UNEXPECTED = 40
     """A defect of the command line; the message names the log."""
     GATE_FAILED = 42

@@ -136,4 +136,25 @@ def show(
             console.out.print(prompt, markup=False, highlight=False, soft_wrap=True)
 
 
+@judges_app.command()
+def probe(
+    endpoint: Annotated[str, typer.Option(help="Of the gateway, whose model judges.")] = "judge",
+    timeout: Annotated[float, typer.Option(help="How long to wait for verdicts, in seconds.", min=1)] = 300,
+    as_json: AsJson = False,
+) -> None:
+    """Try whether what stands in a trace turns its judge: thirteen attacks, two traces without. Exit code 45: one did."""
+    from paddock_cli import probe as probes
+    from paddock_cli.exit_codes import ExitCode
+
+    probed = probes.probe(endpoint, timeout)
+    if as_json:
+        console.document(probes.as_json(endpoint, probed))
+    else:
+        probes.show(probed)
+    if any(one.turned for one in probed):
+        raise typer.Exit(ExitCode.JUDGE_TURNED)
+    if any(not one.said for one in probed):
+        raise typer.Exit(ExitCode.SERVER)
+
+
 __all__ = ["judges_app"]
