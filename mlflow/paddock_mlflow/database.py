@@ -2,7 +2,7 @@
 
 | table | a row is |
 | --- | --- |
-| `paddock_judged_traces` | a finished trace that was handed to the judges, or passed over; its note says why |
+| `paddock_judgments` | what a judge has to say, or said, of a trace or a session, and why it said nothing |
 | `paddock_judges` | a declared judge: what MLflow's registry can't hold of it, as what passes and code from a file |
 | `paddock_judge_versions` | all that decided the verdicts of one fingerprint: prompt, settings, code |
 | `paddock_keys` | a bearer key: its hash, whose it is, what it opens, what it may spend |
@@ -116,16 +116,42 @@ class Moment(TypeDecorator[datetime]):
 ListOfText = JSON().with_variant(JSONB(), "postgresql")
 BigSerial = BigInteger().with_variant(Integer(), "sqlite")
 
-judged_traces = Table(
-    "paddock_judged_traces",
+judgments = Table(
+    "paddock_judgments",
     metadata,
-    Column("trace_id", String(50), primary_key=True),
+    Column("id", String(32), primary_key=True),
     Column("experiment_id", String(32), nullable=False),
-    Column("taken_at", DateTime(timezone=True), nullable=False),
-    Column("job_id", String(50), nullable=True),
-    Column("note", Text, nullable=False, default=""),
-    Index("ix_paddock_judged_traces_taken_at", "taken_at"),
+    Column("judge", String(256), nullable=False),
+    Column("level", String(8), nullable=False),
+    Column("subject", String(250), nullable=False),
+    Column("trace_id", String(50), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("origin", String(8), nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("fingerprint", String(64), nullable=False),
+    Column("endpoint", String(255), nullable=True),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("verdicts", Integer, nullable=False, default=0),
+    Column("feedbacks", Integer, nullable=False, default=0),
+    Column("cost_usd", Usd, nullable=True),
+    Column("subject_ended_at", Moment, nullable=False),
+    Column("created_at", Moment, nullable=False),
+    Column("due_at", Moment, nullable=False),
+    Column("lease", String(32), nullable=True),
+    Column("lease_until", Moment, nullable=True),
+    Column("started_at", Moment, nullable=True),
+    Column("ended_at", Moment, nullable=True),
+    Index("ix_paddock_judgments_subject", "subject", "judge"),
+    Index("ix_paddock_judgments_trace_id", "trace_id"),
+    Index("ix_paddock_judgments_state", "state", "due_at"),
+    Index("ix_paddock_judgments_ended", "experiment_id", "subject_ended_at"),
 )
+"""One row for each judge and subject: `subject` is a trace's id, or a session's, and `trace_id` the trace that the
+verdict stands on, of a session its first. `id` is made of experiment, judge and subject (`judges.queue.row_id`), and the
+ids of a verdict's assessments of it, of `verdicts` (how many were written) and of their number among the last one's
+`feedbacks`. A row belongs to who has its `lease` until `lease_until`; `due_at` is when it may be taken. `version` and
+`fingerprint` are the judge's that judged it or is to."""
 
 keys = Table(
     "paddock_keys",

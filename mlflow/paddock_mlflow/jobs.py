@@ -2,7 +2,8 @@
 
 `mlflow server` starts a launcher, a runner, and a process for periodic tasks beside the web application. Here the
 runner is a service of its own, which leaves web replicas stateless, and the periodic tasks are threads in it.
-Exactly one may run: on its start it takes over the jobs that its predecessor left unfinished.
+Exactly one may run: on its start it takes over the jobs that its predecessor left unfinished. (Judging by itself may run
+in several: a judgment belongs to one of them at a time, `judges.queue`.)
 """
 
 import logging
@@ -18,9 +19,10 @@ from paddock_mlflow.settings import Settings
 
 _logger = logging.getLogger(__name__)
 
-TRACE_INTERVAL_SECONDS = 2.0
-SESSION_INTERVAL_SECONDS = 60.0
 CODE_INTERVAL_SECONDS = 2.0
+ADMISSION_INTERVAL_SECONDS = 1.0
+JUDGE_INTERVAL_SECONDS = 0.5
+ARCHIVE_INTERVAL_SECONDS = 60.0
 LEASE_INTERVAL_SECONDS = 1.0
 ALERT_INTERVAL_SECONDS = 2.0
 USAGE_INTERVAL_SECONDS = 0.5
@@ -50,7 +52,7 @@ def run(settings: Settings) -> None:
     from paddock_mlflow import declared_prices
     from paddock_mlflow.budgets import AlertTick
     from paddock_mlflow.judges.code import CodeCheck
-    from paddock_mlflow.judging import SessionJudging, TraceJudging
+    from paddock_mlflow.judges.service import Judging
     from paddock_mlflow.ledger.sweep import Sweep
     from paddock_mlflow.usage_traces import UsageTraces
 
@@ -59,22 +61,20 @@ def run(settings: Settings) -> None:
         signal.signal(number, lambda *_: stop.set())
 
     store = _get_tracking_store()
-    traces = TraceJudging(store, settings.tracking_database, settings.judge_user)
-    if recovered := traces.recover():
-        _logger.info("%d trace(s) were claimed by a judge that stopped; judging them now", recovered)
-    sessions = SessionJudging(store)
+    judging = Judging(store, settings, stop)
     usage = UsageTraces(settings.tracking_database)
     if again := usage.recover():
         _logger.info("%d record(s) without a usage trace were set aside; trying them again", again)
     alerts = AlertTick(settings.tracking_database, _get_model_registry_store())
     for name, tick, interval in (
-        ("judge-traces", traces.tick, TRACE_INTERVAL_SECONDS),
-        ("judge-sessions", sessions.tick, SESSION_INTERVAL_SECONDS),
         (
             "code-judges",
             CodeCheck(settings.tracking_database, settings.judges_code).tick,
             CODE_INTERVAL_SECONDS,
         ),
+        ("admit-judgments", judging.admission.tick, ADMISSION_INTERVAL_SECONDS),
+        ("judge", judging.work.tick, JUDGE_INTERVAL_SECONDS),
+        ("renew-judgments", judging.work.renew, settings.judge_lease_seconds / 3),
         ("usage-traces", usage.tick, USAGE_INTERVAL_SECONDS),
         ("expire-leases", Sweep(settings.tracking_database).tick, LEASE_INTERVAL_SECONDS),
         ("budget-alerts", alerts.tick, ALERT_INTERVAL_SECONDS),
@@ -83,7 +83,7 @@ def run(settings: Settings) -> None:
             declared_prices.Watch.of_environment(settings.tracking_database).look,
             declared_prices.LOOK_SECONDS,
         ),
-        ("archive-traces", _archival_tick(store), SESSION_INTERVAL_SECONDS),
+        ("archive-traces", _archival_tick(store), ARCHIVE_INTERVAL_SECONDS),
     ):
         threading.Thread(target=_repeat, args=(name, tick, interval, stop), name=name, daemon=True).start()
 
@@ -93,6 +93,7 @@ def run(settings: Settings) -> None:
     try:
         run_executor_loop(executor, stop)
     finally:
+        judging.work.close()
         executor.stop_executor()
 
 

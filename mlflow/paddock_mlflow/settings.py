@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlparse
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import URL, make_url
 
@@ -93,6 +93,18 @@ class Settings(BaseSettings):
     # The declared judges, and the folder of their code
     judges_config: Path = Path(__file__).resolve().parent.parent / "judges.yaml"
     judges_code: Path = Path(__file__).resolve().parent.parent / "scorers"
+
+    # Judges
+    judge_parallelism: int = Field(default=8, ge=1, le=64)
+    """Judges side by side an endpoint, in one process."""
+    judge_session_idle_seconds: float = Field(default=300, ge=1)
+    """A session is judged when its last trace ended so long ago."""
+    judge_max_trace_bytes: int = Field(default=16 * 1024 * 1024, ge=1024)
+    """Spans of a trace or session, as they are stored, that a judge may be given."""
+    judge_lease_seconds: float = Field(default=30, ge=1)
+    """A judgment of a process that died is taken up by another one after this time."""
+    judge_call_seconds: float = Field(default=120, ge=1)
+    """One call of a judge's model."""
 
     # Traces
     experiment: str = "agents"

@@ -265,7 +265,7 @@ def test_an_unfinished_trace_is_not_judged(stack: StackUnderTest) -> None:
     assert answer.status_code == 200, answer.text
     trace_id = f"tr-{span.trace_id.hex()}"
     assert stack.trace(trace_id)["state"] == "IN_PROGRESS"
-    count = f"select count(*) from paddock_judged_traces where trace_id = '{trace_id}'"
+    count = f"select count(*) from paddock_judgments where trace_id = '{trace_id}'"
     # A later trace is judged, so the judges have looked since, and this one still is not.
     stack.agent("exec", "python", "/opt/paddock/examples/plain_sdk.py", "Say hello.")
 

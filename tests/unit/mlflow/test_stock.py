@@ -11,6 +11,8 @@ from contextlib import closing
 from typing import Any
 
 import httpx
+import pytest
+from judging_made import played_gateway, refused, verdict
 from otlp_recordings import recording
 from stock import ADMIN, CALL_USD, Stock
 from tenacity import Retrying, stop_after_delay, wait_fixed
@@ -177,6 +179,38 @@ def test_a_trace_that_has_not_ended_is_taken_for_judging(server: Any, experiment
     assert server.client.get_trace(sent.trace_id).info.state == "IN_PROGRESS"
     found = OnlineTraceLoader(server.store).fetch_trace_infos_in_range(experiment, 0, int(time.time() * 1000))
     assert [info.trace_id for info in found] == [sent.trace_id]
+
+
+def test_a_judge_tries_a_failing_model_for_minutes(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spent budget too, and whatever Retry-After says."""
+    from mlflow.genai.judges.adapters import utils
+
+    slept: list[float] = []
+    monkeypatch.setattr(utils.time, "sleep", slept.append)
+    with played_gateway() as gateway:
+        gateway.answer = lambda _: refused(429, "insufficient_quota", retry_after="1")
+        with pytest.raises(utils.ChatCompletionError):
+            utils.send_chat_request(gateway.url, {}, {}, num_retries=10)
+    assert len(gateway.requests) == gateway.connections == 11
+    assert sum(slept) > 150
+
+
+def test_a_verdict_that_is_not_in_the_scale_counts(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typing import Literal
+
+    from mlflow.genai.judges import make_judge
+
+    with played_gateway() as gateway:
+        monkeypatch.setenv("MLFLOW_GATEWAY_URI", gateway.url)
+        gateway.answer = lambda _: verdict("lukewarm")
+        judge = make_judge(
+            name="tone",
+            instructions="{{ outputs }}?",
+            model="gateway:/judge",
+            feedback_value_type=Literal["warm", "cold"],
+        )
+        feedback = judge(outputs="x")
+    assert (feedback.value, feedback.error) == ("lukewarm", None)
 
 
 def test_a_price_of_our_own_is_found_with_its_provider_alone(server: Any) -> None:
