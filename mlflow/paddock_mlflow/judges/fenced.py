@@ -142,12 +142,25 @@ class FencedInstructions(InstructionsJudge):
     _scale: Scale | None = PrivateAttr(default=None)
     _fence: Fence = PrivateAttr(default_factory=Fence)
 
-    def __call__(self, **arguments: Any) -> Feedback:
-        """As stock. Raises UnusableJudge too, for a verdict that is not on the scale."""
+    def __call__(
+        self,
+        *,
+        inputs: Any = None,
+        outputs: Any = None,
+        expectations: Any = None,
+        trace: Trace | None = None,
+        session: list[Trace] | None = None,
+    ) -> Feedback:
+        """As stock. Raises UnusableJudge too, for a verdict that is not on the scale.
+
+        `Scorer.run` gives what stands in this signature, and no more.
+        """
         # A copy has marks of its own: judges run in several threads.
         judge = self.model_copy()
         judge._fence = Fence()
-        feedback = InstructionsJudge.__call__(judge, **arguments)
+        feedback = InstructionsJudge.__call__(
+            judge, inputs=inputs, outputs=outputs, expectations=expectations, trace=trace, session=session
+        )
         if self._words or self._scale:
             require_on_scale(self.name, feedback.value, self._words, self._scale)
         return feedback

@@ -424,14 +424,15 @@ def test_a_judge_of_your_own_is_held_to_its_scale(
     for name, scale in (("tone", Literal["warm", "cold"]), ("stars", int), ("kind", bool)):
         bench.register(
             experiment,
-            make_judge(name=name, instructions="{{ outputs }}?", model=MODEL, feedback_value_type=scale),
+            make_judge(
+                name=name, instructions=f"{name}: {{{{ outputs }}}}?", model=MODEL, feedback_value_type=scale
+            ),
         )
     answers = {"tone": "lukewarm", "stars": "4", "kind": True}
-    kinds = {"warm": "tone", "integer": "stars", "boolean": "kind"}
 
     def answer(body: dict[str, Any]) -> Reply:
-        asked = json.dumps(body["response_format"])
-        return verdict(next(answers[name] for word, name in kinds.items() if word in asked))
+        asked = json.dumps(body["messages"])
+        return verdict(next(given for name, given in answers.items() if f"{name}: " in asked))
 
     gateway.answer = answer
     trace = bench.trace(experiment)
