@@ -316,14 +316,15 @@ class _One:
         return trace
 
     def _figures(self, result: Result, trace: Trace | None) -> dict[str, Any]:
-        cost = trace.cost if trace is not None and trace.cost is not None else result.cost_usd
+        told = trace.cost if trace is not None and trace.cost is not None else result.cost_usd
         link = self._bench.server.trace_link(trace.experiment_id, trace.trace_id) if trace else ""
         return {
             "outcome": result.outcome,
             "message": _text(result.message),
             "trace_id": result.trace_id,
             "trace_url": link,
-            "cost_usd": float(self.spent) if cost is None and self.spent else cost,
+            # The ledger counts all, also of a conversation that was cut off and went on in another trace.
+            "cost_usd": float(self.spent) or told,
             "tokens": TokenCounts(**result.tokens.model_dump()),
             "seconds": round(result.seconds, 3),
             "steps": result.steps,

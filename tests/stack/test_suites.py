@@ -1,0 +1,7 @@
+"""Suites on the Compose stack."""
+
+from suite_cases import Suites
+
+
+class TestSuites(Suites):
+    """The cases of tests/suite_cases.py."""
