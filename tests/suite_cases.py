@@ -24,7 +24,9 @@ tasks:
     workspace: {folder: project}
     setup: echo made >setup.txt
     checks:
-      - {name: hidden files, run: "cat hidden.txt && test -e setup.txt && test ! -e /run/handover", files: hidden}
+      - name: hidden files
+        run: cat hidden.txt && test -e setup.txt && test ! -s /run/handover/experiment_id
+        files: hidden
       - {name: no change, diff_only: ["src/**"]}
       - {name: the source, file: src/a.txt, matches: "^one$"}
       - {name: nothing left, file: hidden.txt, absent: true}
