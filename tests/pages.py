@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +41,28 @@ class Used:
     requests: int
     cost: float
     tokens: int
+
+
+@contextmanager
+def logged_in(chromium_path: str, password: str) -> Iterator[Page]:
+    """A page of Chromium's that MLflow takes for its administrator's."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium_path,
+            # Root has no sandbox of Chromium's, and the page is our own.
+            args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
+        )
+        context = browser.new_context(
+            viewport={"width": 1500, "height": 950},
+            http_credentials={"username": "admin", "password": password},
+        )
+        texts = (f"localStorage.setItem('{name}', '{value}');" for name, value in GREETINGS.items())
+        context.add_init_script("".join(texts))
+        page = context.new_page()
+        page.on("pageerror", lambda error: print(f"page error: {error}"))
+        page.set_default_timeout(30 * SECONDS)
+        yield page
+        browser.close()
 
 
 class GatewayPages:
@@ -101,23 +124,8 @@ class GatewayPages:
     @staticmethod
     def page(used: Used, chromium_path: str) -> Iterator[Page]:
         """A page that is logged in."""
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path=chromium_path,
-                # Root has no sandbox of Chromium's, and the page is our own.
-                args=["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"],
-            )
-            context = browser.new_context(
-                viewport={"width": 1500, "height": 950},
-                http_credentials={"username": "admin", "password": used.password},
-            )
-            texts = (f"localStorage.setItem('{name}', '{value}');" for name, value in GREETINGS.items())
-            context.add_init_script("".join(texts))
-            page = context.new_page()
-            page.on("pageerror", lambda error: print(f"page error: {error}"))
-            page.set_default_timeout(30 * SECONDS)
+        with logged_in(chromium_path, used.password) as page:
             yield page
-            browser.close()
 
     def test_the_endpoints_page_lists_it_with_its_model(self, page: Page, used: Used) -> None:
         page.goto(f"{used.url}/#/gateway")

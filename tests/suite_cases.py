@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 from cases import Product, eventually, lines_of
+from pages import SECONDS, logged_in
+from playwright.sync_api import expect
 
 SUITE = """\
 version: 1
@@ -147,6 +149,23 @@ class Suites:
         records = json.loads(product.api("GET", path)["records"])
         assert {record["inputs"]["task"] for record in records} == {"passes", "fails", "broken"}
         assert {len(record["expectations"]["checks"]) for record in records} == {4, 3, 0}
+
+    @pytest.mark.requires_browser
+    def test_the_evaluation_opens_in_mlflows_pages(
+        self, product: Product, known: dict[str, Any], chromium_path: str
+    ) -> None:
+        access = product.paddock("password", "--json").document
+        experiment = known["mlflow_url"].split("/experiments/")[1].split("/")[0]
+        with logged_in(chromium_path, access["password"]) as page:
+            page.goto(f"{access['url']}/#/experiments/{experiment}/evaluation-runs")
+            row = page.locator("[role=row]", has=page.get_by_text(known["id"], exact=True))
+            expect(row).to_contain_text("suite known", timeout=60 * SECONDS)
+            page.goto(f"{known['mlflow_url']}/traces")
+            for task in ("There is nothing to do.", "There is nothing to do here either."):
+                expect(page.get_by_text(task, exact=True)).to_be_visible(timeout=60 * SECONDS)
+            # The checks are columns, as judges are.
+            for column in ("hangs", "hidden files", "2 of 2"):
+                expect(page.locator("body")).to_contain_text(column)
 
     def test_an_attempt_that_could_not_be_made_is_no_failure_of_the_model(
         self, product: Product, folder: Path

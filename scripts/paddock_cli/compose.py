@@ -26,6 +26,7 @@ from paddock_cli.settings import (
     write_private,
 )
 from paddock_cli.stack import (
+    APART_GRACE_SECONDS,
     AgentProcess,
     Client,
     Connection,
@@ -39,14 +40,14 @@ ADMIN = "admin"
 PROJECT = "paddock"
 CORE_SERVICES = ("postgres", "object-store", "mlflow", "mlflow-jobs", "gate", "collector", "demo-model")
 RUN_LABEL = "paddock.run_id"
+UNTIL_LABEL = "paddock.until"
+"""Seconds since the epoch: when a container of a command that runs apart has no right to be there any more."""
 AGENT_GRACE_SECONDS = 45
 AUDIT_SECONDS = 300
 """How long the container of an audit waits at most, should nobody remove it."""
 WAIT_SECONDS = 300
 CLIENT_SECONDS = 20
 """How long a container may take to come to be that a command line which was killed has asked for."""
-APART_GRACE_SECONDS = 30
-"""What a command that runs apart gets beyond its time, should nobody be there to end it."""
 OUTPUT_LINES = 1000
 _BEGUN = ("running", "exited", "dead", "paused", "restarting")
 EGRESS = "egress:3128"
@@ -137,6 +138,14 @@ class ComposeStack:
         """End agents, then remove containers and networks; volumes where asked."""
         self.end_agents()
         with console.step("removing the stack"):
+            # Agents that were kept for a resume of their suite run.
+            label = f"label=com.docker.compose.project={self._project()}"
+            oneoff = "label=com.docker.compose.oneoff=True"
+            kept = self._engine(
+                "ps", "--all", "--quiet", "--filter", label, "--filter", oneoff
+            ).stdout.split()
+            if kept:
+                self._engine("rm", "--force", *kept)
             # The profiles' services too: their one-off containers and volumes belong to the stack.
             self._quiet("--profile", "*", "down", "--remove-orphans", *(["--volumes"] if volumes else []))
 
@@ -310,6 +319,7 @@ class ComposeStack:
     def require_agent(self, *, browser: bool) -> None:
         """Build the agent's images, where they are missing."""
         runtimes.require(self._settings.agent_runtime)
+        self._sweep()
         for service in ("agent", *(("agent-browser",) if browser else ())):
             self._require_image(service)
 
@@ -318,7 +328,9 @@ class ComposeStack:
         uid, gid = self._owner(folder)
         name = f"{self._project()}-check-{secrets.token_hex(6)}"
         began = time.monotonic()
-        options = ["--detach", "--no-TTY", "--no-deps", "--name", name, "--user", f"{uid}:{gid}"]
+        until = f"{UNTIL_LABEL}={time.time() + seconds + 2 * APART_GRACE_SECONDS:.0f}"
+        options = ["--detach", "--no-TTY", "--no-deps", "--name", name, "--label", until]
+        options += ["--user", f"{uid}:{gid}"]
         # It ends by itself, too, should nobody be there any more to end it.
         bounded = ["timeout", "--signal=KILL", f"{seconds + APART_GRACE_SECONDS:g}", "bash", "-c", command]
         started = subprocess.run(
@@ -351,6 +363,16 @@ class ComposeStack:
             return Ended(code or 0, self._output_of(name), took, timed_out=code is None)
         finally:
             self._engine("rm", "--force", "--volumes", name)
+
+    def _sweep(self) -> None:
+        """Remove containers of commands that ran apart for a command line that was killed meanwhile."""
+        labels = (f"com.docker.compose.project={self._project()}", UNTIL_LABEL)
+        filters = [word for label in labels for word in ("--filter", f"label={label}")]
+        form = f'{{{{.ID}}}} {{{{.Label "{UNTIL_LABEL}"}}}}'
+        for line in self._engine("ps", "--all", *filters, "--format", form).stdout.splitlines():
+            container, _, until = line.partition(" ")
+            if until.isdecimal() and int(until) < time.time():
+                self._engine("rm", "--force", "--volumes", container)
 
     def _awaited(self, name: str, seconds: float) -> int | None:
         """The exit code of a container; None where it had to be killed."""

@@ -26,7 +26,16 @@ from paddock_cli.environments import Environments
 from paddock_cli.errors import BadSettings, NotRunning, PortTaken, StartFailed
 from paddock_cli.preflight import require_space
 from paddock_cli.settings import PROVIDER_KEYS, Paths, Settings, read_env_file, write_private
-from paddock_cli.stack import MAX_LINE, AgentProcess, Client, Connection, Ended, Request, ServiceStatus
+from paddock_cli.stack import (
+    APART_GRACE_SECONDS,
+    MAX_LINE,
+    AgentProcess,
+    Client,
+    Connection,
+    Ended,
+    Request,
+    ServiceStatus,
+)
 
 ADMIN = "admin"
 SERVICES = ("demo-model", "mlflow", "mlflow-jobs")
@@ -281,7 +290,11 @@ class EmbeddedStack:
         self._refuse_runtime()
         with tempfile.TemporaryDirectory(prefix="paddock-check-") as home:
             variables = _passed(_PASSED) | {"HOME": home, "TMPDIR": home, "PYTHONDONTWRITEBYTECODE": "1"}
-            return processes.run_to_end(["bash", "-c", command], folder, variables, seconds)
+            words = ["bash", "-c", command]
+            if shutil.which("timeout"):
+                # It ends by itself, too, should nobody be there any more to end it.
+                words = ["timeout", "--signal=KILL", f"{seconds + APART_GRACE_SECONDS:g}", *words]
+            return processes.run_to_end(words, folder, variables, seconds)
 
     def _kept(
         self,

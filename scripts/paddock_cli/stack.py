@@ -14,6 +14,8 @@ DEFAULT_TOOLS = "terminal,file_editor,task_tracker"
 MAX_LINE = 64 * 1024 * 1024
 """Characters of a runner's line: more than an event has. What an agent prints must not fill this machine's memory."""
 _MAX_ERROR = 64 * 1024
+APART_GRACE_SECONDS = 30
+"""What a command that runs apart gets beyond its time, should nobody be there to end it."""
 OUTPUT_BYTES = 16 * 1024
 """How much of the end of a command's output is kept."""
 

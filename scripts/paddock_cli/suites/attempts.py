@@ -3,6 +3,7 @@
 Each step leaves what the next one needs, so that a runner which was killed goes on where it stood: see journal.py.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from paddock_cli import egress, judging, preflight, run_keys, runs, trees
-from paddock_cli.errors import BadWorkspace, CliError, NotRunning, ServerFailed
+from paddock_cli.errors import BadWorkspace, CliError, NotFound, NotRunning, ServerFailed
 from paddock_cli.mlflow_api import Mlflow, Trace
 from paddock_cli.runs import Result
 from paddock_cli.settings import Paths, write_private
@@ -150,7 +151,7 @@ class _One:
         """Whether a run that was begun has cost anything, or has an agent that may still cost something."""
         self.run_id = begun.run_id
         self._agent = self._bench.stack.picked_up(begun.run_id) if begun.key_ids else None
-        self.spent = sum((run_keys.spent(self._bench.server, one) for one in begun.key_ids), Decimal(0))
+        self.spent = self._spent(begun, run_keys.spent)
         if self._agent is not None or self.spent:
             return True
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -166,11 +167,20 @@ class _One:
             # It ended without a result: a machine that was switched off, say.
             self._result = None
         finally:
-            self.spent = sum((run_keys.end(self._bench.server, one) for one in begun.key_ids), Decimal(0))
+            self.spent = self._spent(begun, run_keys.end)
         if self._result is None or self._result.outcome in checks.CUT_OFF:
             self._bench.running.require()
             self._bench.stack.let_go(self.run_id)
             self._result, self._resume = None, True
+
+    def _spent(self, begun: Begun, ask: Callable[[Mlflow, str], Decimal]) -> Decimal:
+        """USD of all keys that a run has had."""
+        total = Decimal(0)
+        for key_id in begun.key_ids:
+            # A stack whose data was removed knows of none.
+            with contextlib.suppress(NotFound):
+                total += ask(self._bench.server, key_id)
+        return total
 
     # The attempt itself
 

@@ -1,5 +1,6 @@
 """Runs a suite: attempts side by side, within a budget, to their verdicts; goes on with a suite run that was cut off."""
 
+import os
 import signal
 import subprocess
 import threading
@@ -19,6 +20,7 @@ from rich.text import Text
 
 from paddock_cli import console, judging
 from paddock_cli.errors import CliError, NotFound, UnknownEndpoint, UsageFailed
+from paddock_cli.exit_codes import ExitCode
 from paddock_cli.keys import usd_of
 from paddock_cli.mlflow_api import EXPECTATION, Mlflow, Trace
 from paddock_cli.processes import owner_name
@@ -471,7 +473,9 @@ def _stopped_by_signals(bench: Bench) -> Iterator[None]:
 
     def stop(number: int, _frame: FrameType | None) -> None:
         if bench.running.stopping:
-            raise KeyboardInterrupt
+            # At once: an exception would wait for the threads, and they wait for the agents.
+            console.err.show_cursor()
+            os._exit(ExitCode.INTERRUPTED)
         # From a thread: it takes a lock that the interrupted code may hold.
         threading.Thread(target=bench.running.stop, args=[signal.SIGINT], daemon=True).start()
         console.say("ending the agents; once more to leave them alone ...")
