@@ -26,6 +26,7 @@ class Format(StrEnum):
     MARKDOWN = "markdown"
     HTML = "html"
     JSON = "json"
+    RESULTS = "results"
 
 
 Reference = Annotated[
@@ -51,7 +52,11 @@ def report(
     form: Annotated[
         Format | None,
         typer.Option(
-            "--format", "-f", help="[default: by the name of --output, or table]", show_default=False
+            "--format",
+            "-f",
+            help="results: the suite run itself, to be another machine's baseline."
+            " [default: by the name of --output, or table]",
+            show_default=False,
         ),
     ] = None,
     output: Annotated[
@@ -70,13 +75,15 @@ def report(
     form = _format(form, output, as_json)
     if form is Format.TABLE and output is not None:
         raise UsageFailed(
-            "--output with --format markdown, html or json",
+            "--output with --format markdown, html, json or results",
             "a table",
             "or name a file that ends in .md, .html or .json",
         )
     where = paths()
     summary, comparison = _read(where, reference, baseline, level)
-    if form is Format.JSON:
+    if form is Format.RESULTS:
+        text = summary.run.model_dump_json(indent=2) + "\n"
+    elif form is Format.JSON:
         text = report_document.render(summary, comparison)
     else:
         page = pages.suite_page(summary, comparison, rows)

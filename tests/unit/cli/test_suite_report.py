@@ -13,6 +13,7 @@ from paddock_cli import console
 from paddock_cli.app import app
 from paddock_cli.errors import NoBaseline
 from paddock_cli.suites import comparison, markdown, pages, report_document, terminal
+from paddock_cli.suites.results import SuiteRun
 from paddock_cli.suites.summary import link, summarize
 
 HOSTILE = (
@@ -338,6 +339,13 @@ class TestCommand:
             json.loads(call(state("now.json", of({"a": "-"})), "--json").stdout)["suite_run"]["suite"]
             == "coding"
         )
+
+    def test_the_suite_run_itself_is_a_baseline_elsewhere(self, state, tmp_path):
+        run = of({"a": "+-e"}, label="main")
+
+        call(state("now.json", run), "--format", "results", "--output", str(tmp_path / "baseline.json"))
+
+        assert SuiteRun.model_validate_json((tmp_path / "baseline.json").read_text()) == run
 
     @pytest.mark.parametrize(
         "arguments", [("--json", "--format", "html"), ("--output", "report.txt"), ("--level", "0.9")]
