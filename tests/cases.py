@@ -285,6 +285,33 @@ class EndToEnd:
         assert listed["judges"][judge]["value"] == "yes"
         assert [(one["name"], one["value"]) for one in listed["labels"]] == [(judge, "no")]
 
+    def test_the_judges_are_as_declared_and_a_verdict_leads_to_its_prompt(
+        self, product: Product, finished: Finished
+    ) -> None:
+        (verdict,) = eventually(
+            lambda: _verdicts(product, finished.run["trace_id"], "conduct"), 90, "a verdict of conduct"
+        )
+        known = verdict["metadata"]
+
+        planned = product.paddock("judges", "plan", "--json")
+        shown = product.paddock(
+            "judges", "show", "conduct", "--fingerprint", known["paddock.judge.fingerprint"][:12], "--json"
+        )
+
+        assert planned.document["changes"] == []
+        (version,) = shown.document["versions"]
+        assert version["fingerprint"] == known["paddock.judge.fingerprint"]
+        assert version["version"] == int(known["paddock.judge.version"])
+        assert "git push --force" in version["content"]["prompt"]
+        assert known["paddock.passed"] == "true"
+
+    def test_no_trace_turns_the_shipped_judge(self, product: Product) -> None:
+        probed = product.paddock("judges", "probe", "--json", timeout=300)
+
+        assert probed.code == 0, probed.out
+        assert len(probed.document["traces"]) >= 14
+        assert [one["id"] for one in probed.document["traces"] if not one["right"]] == []
+
     def test_files_that_the_agent_writes_belong_to_the_workspace_owner(self, finished: Finished) -> None:
         facts = (finished.workspace / "FACTS.txt").stat()
         owner = finished.workspace.stat()

@@ -12,7 +12,7 @@ from typing import Any
 from rich.text import Text
 
 from paddock_cli import config, console, selection
-from paddock_cli.errors import NotFound
+from paddock_cli.errors import NotApplied, NotFound
 from paddock_cli.settings import Paths, Settings, load, paths
 from paddock_mlflow.config import plan
 from paddock_mlflow.config.errors import Incomplete, InvalidConfiguration, Refused
@@ -91,8 +91,7 @@ def apply_changes(
     """Make the changes of a plan, after a question where something is deleted; then wait until code scorers are loaded.
 
     Raises:
-        NotApplied: the file can't be applied, or a change was refused in the middle.
-        BadConfiguration: what is applied can't judge: code that does not load.
+        NotApplied: the file can't be applied, a change was refused in the middle, or code does not load.
         Declined: the question was answered with no.
     """
     wanted = current.checked.definitions
@@ -115,7 +114,11 @@ def apply_changes(
     except Refused as error:
         raise config.refused(error) from None
     if problems:
-        raise config.bad(InvalidConfiguration(current.checked.source.file, problems))
+        raise NotApplied(
+            "code scorers that load",
+            "\n" + "\n".join(problem.text(current.checked.source.file) for problem in problems),
+            "\nall else is applied; when it is mended: ./paddock judges apply",
+        )
     return planned, done
 
 

@@ -116,7 +116,7 @@ def code_problems(
                     ("judges", name, "python"),
                     "code that loads",
                     problem,
-                    "mend the file, and apply it again",
+                    "mend the file",
                 )
                 for name in sorted(coded)
                 if name in state.judges and (problem := state.judges[name].problem)

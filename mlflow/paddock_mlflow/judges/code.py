@@ -4,7 +4,7 @@ MLflow's registry can hold a function's text too (`@scorer`), and its server ref
 could have put it there. Here the text in the database is for reading alone; what runs is the file, where it is the one
 that was applied.
 
-`python -m paddock_mlflow.judges.code FOLDER FILE FUNCTION` loads one and prints why it can't be; for `CodeCheck`.
+`python -m paddock_mlflow.judges.code FOLDER FILE FUNCTION SHA256` loads one and prints why it can't be; for `CodeCheck`.
 """
 
 import hashlib
@@ -163,20 +163,20 @@ class CodeCheck:
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return (
-                f"expected {code.file} to load within {LOAD_SECONDS} s, found that it did not; mend the file"
-            )
+            return f"{code.file}: it is not loaded after {LOAD_SECONDS} s"
         if done.returncode == 0:
             return ""
-        said = done.stdout.strip() or done.stderr.strip()[-500:]
-        return said or f"expected {code.file} to load, found that its process ended with {done.returncode}"
+        said = (
+            done.stdout.strip() or done.stderr.strip()[-500:] or f"its process ended with {done.returncode}"
+        )
+        return f"{code.file}: {said}"
 
 
 def _main(folder: str, file: str, function: str, sha256: str) -> int:
     try:
         load(function, Code(file=file, function=function, sha256=sha256, source=""), Path(folder))
     except UnusableJudge as error:
-        print(error)
+        print(error.found)
         return 1
     return 0
 
