@@ -235,6 +235,10 @@ class EmbeddedStack:
         variables["TMUX_TMPDIR"] = str(terminals)
         # Where the kernel has Landlock the agent writes into its workspace and temporary folders, and not into your home.
         variables["PADDOCK_AGENT_WRITABLE"] = str(terminals)
+        if "browser" in request.tools.split(","):
+            # browser-use writes its settings, profiles and downloads there, and starts no Chromium where it can't.
+            variables["HOME"] = str(terminals / "home")
+            (terminals / "home").mkdir()
         python = self._agent_python()
         arguments = request.arguments(str(request.workspace), str(request.state))
         with contextlib.ExitStack() as files:

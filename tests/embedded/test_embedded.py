@@ -3,10 +3,14 @@
 import os
 import signal
 import stat
+from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
-from cases import TASK, EndToEnd, Product, eventually, lines_of, require_every_step_once
+from cases import ROOT, TASK, EndToEnd, Product, eventually, lines_of, require_every_step_once
 
 
 class TestEmbedded(EndToEnd):
@@ -25,6 +29,28 @@ def test_the_demo_ends_judged_and_says_that_there_is_no_fence(product: Product) 
         "relevance_to_query": "yes",
         "tool_call_efficiency": "yes",
     }
+
+
+@pytest.fixture
+def kiosk() -> Iterator[str]:
+    """A page that needs JavaScript to show anything; its address."""
+    folder = ROOT / "suites" / "workspaces" / "noticeboard" / "kiosk"
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(folder)))
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.requires_browser
+def test_the_browser_starts_though_the_home_is_closed(product: Product, tmp_path: Path, kiosk: str) -> None:
+    answer = product.paddock(
+        *["run", f"Read {kiosk}", "--tools", "terminal,browser", "--judge-timeout", "0", "--json"],
+        cwd=tmp_path,
+    )
+
+    assert answer.code == 0, answer.err
+    assert "Lindqvist" in answer.document["run"]["message"], answer.document
 
 
 @pytest.mark.parametrize("command", [["up", "--embedded"], ["run", TASK]])

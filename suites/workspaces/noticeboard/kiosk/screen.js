@@ -14,12 +14,10 @@
     }
     return JSON.parse(new TextDecoder().decode(out));
   }
-  window.setTimeout(function () {
-    var page = unpack(packed, 0x2f6e2b1), body = document.getElementById("rooms");
-    page.rows.forEach(function (row) {
-      var line = body.insertRow();
-      row.forEach(function (text) { line.insertCell().textContent = text || "free"; });
-    });
-    document.getElementById("notice").textContent = page.notice;
-  }, 150);
+  var page = unpack(packed, 0x2f6e2b1), body = document.getElementById("rooms");
+  page.rows.forEach(function (row) {
+    var line = body.insertRow();
+    row.forEach(function (text) { line.insertCell().textContent = text || "free"; });
+  });
+  document.getElementById("notice").textContent = page.notice;
 })();
