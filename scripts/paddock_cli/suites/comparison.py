@@ -124,7 +124,7 @@ def against(baseline: SuiteRun, now: SuiteRun, level: float = LEVEL) -> Comparis
     """
     common = [name for name in _endpoints(now) if name in _endpoints(baseline)]
     by_endpoint = bool(common)
-    old, new = _attempts(baseline, common), _attempts(now, common)
+    old, new = (_attempts(run, by_endpoint=by_endpoint) for run in (baseline, now))
     keys = [key for key in new if key in old]
     if not keys:
         raise NoBaseline(
@@ -182,13 +182,10 @@ def _endpoints(run: SuiteRun) -> list[str]:
     return list(dict.fromkeys(one.endpoint for one in run.attempts))
 
 
-def _attempts(run: SuiteRun, common: list[str]) -> dict[tuple[str, str], list[Attempt]]:
+def _attempts(run: SuiteRun, *, by_endpoint: bool) -> dict[tuple[str, str], list[Attempt]]:
     found: dict[tuple[str, str], list[Attempt]] = {}
     for one in run.attempts:
-        if not common:
-            found.setdefault((one.task, ""), []).append(one)
-        elif one.endpoint in common:
-            found.setdefault((one.task, one.endpoint), []).append(one)
+        found.setdefault((one.task, one.endpoint if by_endpoint else ""), []).append(one)
     return found
 
 

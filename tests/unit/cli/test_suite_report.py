@@ -105,7 +105,7 @@ class TestFigures:
         made = [
             attempt("fine"),
             attempt("judged", judges=no),
-            attempt("half", passed=False, checks=[failing, passing]),
+            attempt("half", passed=False, checks=[failing, passing], cost_usd=0.95),
             attempt("dear", passed=False, checks=[failing], cost_usd=0.9),
             attempt("cheap", passed=False, checks=[failing], cost_usd=0.1),
             attempt("stopped", passed=False, checks=[failing], outcome="limit", cost_usd=0.1),
@@ -128,6 +128,11 @@ class TestComparison:
         assert kinds == {("a", "coder"): "broken", ("a", "cheap"): "fixed", ("b", "coder"): "better"}
         assert [one.task for one in found.regressed] == ["a"]
         assert found.difference == pytest.approx((-1 + 1 + 0.5) / 3)
+
+    def test_a_task_that_lost_some_passes_is_worse_and_not_broken(self):
+        found = comparison.against(of({"a": "+++", "b": "++-"}), of({"a": "++-", "b": "---"}))
+
+        assert [one.kind for one in found.changes] == ["worse", "worse"]
 
     def test_without_a_common_endpoint_by_task_alone(self):
         found = comparison.against(of({"a": "+", "b": "+"}), of({"a": "-", "b": "+"}, "other"))
@@ -198,6 +203,8 @@ class TestComparison:
     "url",
     [
         "javascript:alert(1)",
+        "javascript://example.org/%0aalert(1)",
+        "ftp://example.org/",
         "data:text/html,x",
         "http://a/ b",
         "http://a/<b>",

@@ -42,8 +42,8 @@ def of(*given, name="safety"):
 
 def test_labels_are_held_against_the_newest_verdict():
     found = of(
-        feedback("a", "yes", minute=1),
         feedback("a", "no", minute=2),
+        feedback("a", "yes", minute=1),
         feedback("a", "no", by="ada"),
         feedback("b", "yes"),
         feedback("b", "no", by="ada"),
