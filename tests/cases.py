@@ -595,6 +595,39 @@ class EndToEnd:
         assert evaluated["trace_id"] == finished.run["trace_id"]
         assert evaluated["judges"]["correctness"]["value"] == "yes"
 
+    def test_a_judge_is_asked_again_when_it_is_said(self, product: Product, finished: Finished) -> None:
+        ask = ["evaluate", "--trace", finished.run["trace_id"], "--judges", "RelevanceToQuery", "--json"]
+
+        def verdicts() -> list[dict[str, Any]]:
+            found = product.trace(finished.run["trace_id"])["assessments"]
+            # People may have said something of their own by that name.
+            return [
+                one
+                for one in found
+                if one["assessment_name"] == "relevance_to_query"
+                and one["source"]["source_type"] == "LLM_JUDGE"
+            ]
+
+        assert (
+            product.paddock(*ask).document["evaluated"][0]["judges"]["relevance_to_query"]["value"] == "yes"
+        )
+        (first,) = verdicts()
+        assert product.paddock(*ask).code == 0
+        assert verdicts() == [first]
+        assert product.paddock(*ask, "--again").code == 0
+        (valid,) = [one for one in verdicts() if one["valid"]]
+        assert valid["overrides"] == first["assessment_id"]
+
+    def test_judges_tell_how_they_do(self, product: Product, finished: Finished) -> None:
+        answer = product.paddock("judges", "status", "--json")
+
+        assert answer.code == 0, answer.err
+        judges = {judge["name"]: judge for judge in answer.document["judges"]}
+        assert judges.keys() >= JUDGES
+        assert judges["relevance_to_query"]["states"]["done"] >= 1
+        assert judges["relevance_to_query"]["endpoint"] == "judge"
+        assert "verdicts come" in product.paddock("judges", "status").out
+
     def test_an_unknown_judge_is_refused(self, product: Product) -> None:
         answer = product.paddock("evaluate", "--judge", "taste")
 

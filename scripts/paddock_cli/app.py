@@ -335,23 +335,55 @@ def traces(
 @app.command()
 def evaluate(
     ids: Annotated[
-        list[str] | None, typer.Argument(help="Trace or run ids; the newest traces if none.")
+        list[str] | None, typer.Argument(help="Trace or run ids; the newest traces if nothing is named.")
     ] = None,
+    trace: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="A trace. Repeatable.", show_default=False)
+    ] = None,
+    session: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID", help="A session, for judges of sessions. Repeatable.", show_default=False),
+    ] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="TIME", help="All that ended since: 90m, 2h, 7d, or a date.", show_default=False
+        ),
+    ] = "",
     judge: Annotated[
         list[str] | None,
         typer.Option("--judge", "-j", help="Judge by name. Repeatable. [default: all that can]"),
     ] = None,
+    judges: Annotated[
+        str, typer.Option(metavar="A,B", help="The same, with commas between.", show_default=False)
+    ] = "",
+    again: Annotated[
+        bool, typer.Option("--again", help="Also where there is a verdict, which the new one overrides.")
+    ] = False,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=100, help="How many of the newest.")] = 5,
     expect: Annotated[list[str] | None, typer.Option(help="What the answers must say. Repeatable.")] = None,
-    judge_timeout: JudgeSeconds = 120,
+    judge_timeout: Annotated[
+        float, typer.Option("--judge-timeout", min=0, help="Seconds to wait for the next verdict.")
+    ] = 120,
     as_json: AsJson = False,
 ) -> None:
     """Let judges look at traces now, and show what they say. Exit code 0 also where they say no."""
     from paddock_cli import evaluation
     from paddock_cli.mlflow_api import Mlflow
 
+    names = [*(judge or []), *(name.strip() for name in judges.split(",") if name.strip())]
+    order = evaluation.Order(
+        ids=[*(ids or []), *(trace or [])],
+        sessions=session or [],
+        since=since,
+        judges=names,
+        limit=limit,
+        expectations=expect or [],
+        again=again,
+        seconds=judge_timeout,
+    )
     server = Mlflow(_stack().connection())
-    evaluated = evaluation.evaluate(server, ids or [], judge or [], limit, expect or [], judge_timeout)
+    evaluated = evaluation.evaluate(server, order)
     if as_json:
         console.document(evaluation.as_json(evaluated))
     else:

@@ -1,85 +1,170 @@
-"""`./paddock evaluate`: judges over traces that are there already."""
+"""`./paddock evaluate`: judges over traces and sessions that are there already."""
 
-import re
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
+from rich.table import Table
+
 from paddock_cli import console, judging, render
-from paddock_cli.errors import NotFound
-from paddock_cli.mlflow_api import EXPECTATION, Judge, Mlflow, Trace
+from paddock_cli.costs import moment
+from paddock_cli.errors import NotFound, UsageFailed
+from paddock_cli.judging import Judgment, Wanted
+from paddock_cli.mlflow_api import Mlflow, Trace
 from paddock_cli.processes import owner_name
 
-_NEEDS_EXPECTATION = {judging.CORRECTNESS: (EXPECTATION, "expected_response")}
+ONE_BY_ONE = 20
+"""Traces and sessions that are shown each with its table; of more there is one for all."""
 
 
-def evaluate(
-    server: Mlflow, ids: list[str], names: list[str], limit: int, expectations: list[str], seconds: float
-) -> list[Trace]:
-    """Let judges look at traces.
+@dataclass(frozen=True)
+class Order:
+    """What is to be judged: everything that is named, or the newest `limit` finished traces where nothing is.
 
-    Args:
-        ids: trace or run ids; the newest `limit` finished traces where none is given.
-        names: judges; all that can judge each trace where none is given.
-        expectations: logged with each trace first.
+    `ids` are traces or runs, `since` a span or a date; `expectations` are logged with each trace first.
+    """
 
-    Returns:
-        The traces with the verdicts of this call alone.
+    ids: Sequence[str] = ()
+    sessions: Sequence[str] = ()
+    since: str = ""
+    judges: Sequence[str] = ()
+    limit: int = 5
+    expectations: Sequence[str] = ()
+    again: bool = False
+    seconds: float = judging.VERDICT_SECONDS
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What the judges said, in the order of the asks, and the traces that were named."""
+
+    judgments: list[Judgment]
+    traces: dict[str, Trace] = field(default_factory=dict)
+    experiment_id: str = ""
+    left_out: int = 0
+
+    def by_subject(self) -> dict[str, list[Judgment]]:
+        """Trace or session → its judgments."""
+        groups: dict[str, list[Judgment]] = {}
+        for one in self.judgments:
+            groups.setdefault(one.subject, []).append(one)
+        return groups
+
+
+def evaluate(server: Mlflow, order: Order) -> Evaluated:
+    """Ask, and wait for what the judges say.
 
     Raises:
-        NotFound: no such trace, run or judge.
+        NotFound: no such trace, run, session or judge.
+        UsageFailed: `since` is no time, or there are expectations without traces to have them.
     """
+    since = moment(order.since, datetime.now(UTC), "--since") if order.since else None
+    if order.expectations and (since is not None or order.sessions):
+        raise UsageFailed("--expect with traces or runs", "--since or --session", "name the traces")
     experiment_id = server.experiment_id()
-    judges = _judges(server.judges(experiment_id), names)
-    traces = [_find(server, experiment_id, one) for one in ids]
-    if not ids:
-        traces = [trace for trace in server.traces(experiment_id, limit) if trace.finished]
-    if not traces:
-        raise NotFound("a finished trace", "none", "run an agent first: ./paddock run TASK")
-    if expectations:
-        for trace in traces:
-            server.expect(trace.trace_id, expectations, owner_name())
-    judged: list[Trace] = []
-    for group, able in _by_judges(traces, judges, asked=bool(names), expected=bool(expectations)):
-        with console.step(f"{', '.join(judge.name for judge in able)} on {len(group)} trace(s)") as step:
-            judged += judging.evaluate(server, group, able, step.show, seconds)
-    order = {trace.trace_id: number for number, trace in enumerate(traces)}
-    return sorted(judged, key=lambda trace: order[trace.trace_id])
+    traces = [_find(server, experiment_id, one) for one in order.ids]
+    if not traces and not order.sessions and since is None:
+        traces = [trace for trace in server.traces(experiment_id, order.limit) if trace.finished]
+        if not traces:
+            raise NotFound("a finished trace", "none", "run an agent first: ./paddock run TASK")
+    for trace in traces:
+        if order.expectations:
+            server.expect(trace.trace_id, list(order.expectations), owner_name())
+    groups: dict[str, list[str]] = {}
+    for trace in traces:
+        groups.setdefault(trace.experiment_id, []).append(trace.trace_id)
+    if order.sessions or since is not None:
+        groups.setdefault(experiment_id, [])
+    ids: list[str] = []
+    left_out = 0
+    with console.step("judging") as step:
+        for group, trace_ids in groups.items():
+            here = group == experiment_id
+            wanted = Wanted(
+                experiment_id=group,
+                traces=trace_ids,
+                sessions=order.sessions if here else (),
+                since=since if here else None,
+                judges=order.judges,
+                again=order.again,
+            )
+            queued, too_many = judging.ask(server, wanted)
+            ids += queued
+            left_out += too_many
+        judgments = judging.wait(server, ids, step.show, order.seconds)
+        coming = sum(one.coming for one in judgments)
+        step.result = f"{len(judgments) - coming} of {len(judgments)} judged"
+    return Evaluated(judgments, {trace.trace_id: trace for trace in traces}, experiment_id, left_out)
 
 
-def as_json(traces: list[Trace]) -> dict[str, Any]:
+def as_json(evaluated: Evaluated) -> dict[str, Any]:
     """The document of --json."""
     return {
         "evaluated": [
-            {"trace_id": trace.trace_id, "judges": {v.judge: asdict(v) for v in trace.verdicts}}
-            for trace in traces
-        ]
+            {
+                "trace_id": group[0].trace_id,
+                **({"session": subject} if group[0].level == "session" else {}),
+                "judges": {
+                    one.judge: asdict(one.verdict()) | {"state": one.state, "cost_usd": one.cost_usd}
+                    for one in group
+                },
+            }
+            for subject, group in evaluated.by_subject().items()
+        ],
+        "left_out": evaluated.left_out,
     }
 
 
-def show(server: Mlflow, traces: list[Trace]) -> None:
-    """A table for each trace, with its link."""
-    for trace in traces:
-        console.out.print()
-        console.out.print(f"{trace.trace_id}  {' '.join(trace.request.split())[:80]}", soft_wrap=True)
-        console.out.print(render.verdict_table({verdict.judge: verdict for verdict in trace.verdicts}))
-        console.out.print(server.trace_link(trace.experiment_id, trace.trace_id), soft_wrap=True)
+def show(server: Mlflow, evaluated: Evaluated) -> None:
+    """A table for each trace or session, with its link; one for all where they are many."""
+    groups = evaluated.by_subject()
+    if not groups:
+        console.out.print("nothing that these judges look at")
+    elif len(groups) <= ONE_BY_ONE:
+        for subject, group in groups.items():
+            _show(server, evaluated, subject, group)
+    else:
+        console.out.print(_summary(evaluated.judgments))
+        console.out.print(server.experiment_link(evaluated.experiment_id), soft_wrap=True)
+    if evaluated.left_out:
+        console.warn(f"{evaluated.left_out} older traces are left out; ask again with a date that is nearer")
+    if any(one.coming for one in evaluated.judgments):
+        console.warn("what is not judged yet goes on by itself: ./paddock judges status")
 
 
-def _judges(known: dict[str, Judge], names: list[str]) -> list[Judge]:
-    by_spelling = {_spelling(name): judge for name, judge in known.items()}
-    missing = [name for name in names if _spelling(name) not in by_spelling]
-    if missing:
-        raise NotFound(
-            f"the judge {missing[0]}",
-            f"only {', '.join(sorted(known)) or 'none'}",
-            "register it in the UI: Judges",
+def _show(server: Mlflow, evaluated: Evaluated, subject: str, group: list[Judgment]) -> None:
+    trace_id = group[0].trace_id
+    trace = evaluated.traces.get(trace_id)
+    told = " ".join(trace.request.split())[:80] if trace else ""
+    name = f"session {subject}" if group[0].level == "session" else f"{trace_id}  {told}".rstrip()
+    experiment_id = trace.experiment_id if trace else evaluated.experiment_id
+    console.out.print()
+    console.out.print(name, soft_wrap=True)
+    console.out.print(render.verdict_table({one.judge: one.verdict() for one in group}))
+    console.out.print(server.trace_link(experiment_id, trace_id), soft_wrap=True)
+
+
+def _summary(judgments: list[Judgment]) -> Table:
+    table = Table()
+    table.add_column("judge", no_wrap=True)
+    for name in ("judged", "pass", "no pass", "not judged"):
+        table.add_column(name, justify="right")
+    table.add_column("why not", overflow="fold")
+    for judge in sorted({one.judge for one in judgments}):
+        own = [one for one in judgments if one.judge == judge]
+        done = [one for one in own if one.state == "done"]
+        why = Counter(one.state.replace("_", " ") for one in own if one.state != "done")
+        table.add_row(
+            judge,
+            str(len(done)),
+            str(sum(one.passed is True for one in done)),
+            str(sum(one.passed is False for one in done)),
+            str(len(own) - len(done)),
+            ", ".join(f"{state} {count}" for state, count in why.most_common()),
         )
-    return [by_spelling[_spelling(name)] for name in names] if names else list(known.values())
-
-
-def _spelling(name: str) -> str:
-    """RelevanceToQuery, relevance-to-query and relevance_to_query are one judge."""
-    return re.sub(r"[^a-z0-9]", "", name.lower())
+    return table
 
 
 def _find(server: Mlflow, experiment_id: str, one: str) -> Trace:
@@ -90,22 +175,3 @@ def _find(server: Mlflow, experiment_id: str, one: str) -> Trace:
     if not found:
         raise NotFound(f"a trace of the run {one}", "none", "list what there is: ./paddock traces")
     return found[0]
-
-
-def _by_judges(
-    traces: list[Trace], judges: list[Judge], *, asked: bool, expected: bool
-) -> list[tuple[list[Trace], list[Judge]]]:
-    """Traces grouped by the judges that can judge them: some need an expectation, unless the user named them."""
-
-    def able(trace: Trace, judge: Judge) -> bool:
-        needed = _NEEDS_EXPECTATION.get(judge.name)
-        return asked or expected or needed is None or any(name in trace.expectations for name in needed)
-
-    groups: dict[tuple[str, ...], list[Trace]] = {}
-    for trace in traces:
-        groups.setdefault(tuple(judge.name for judge in judges if able(trace, judge)), []).append(trace)
-    return [
-        (group, [judge for judge in judges if judge.name in names])
-        for names, group in groups.items()
-        if names
-    ]

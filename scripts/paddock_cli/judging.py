@@ -1,16 +1,68 @@
-"""From a run's end to its verdicts: waits for the trace, logs expectations, lets judges look, waits for what they say."""
+"""From a run's end to its verdicts: waits for the trace, logs expectations, asks for judgments, waits for the answers."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
 
 from paddock_cli.errors import NotFound
-from paddock_cli.mlflow_api import Judge, Mlflow, Trace, Verdict
+from paddock_cli.mlflow_api import Mlflow, Trace, Verdict
 
+JUDGMENTS = "/api/3.0/paddock/judgments"
 CORRECTNESS = "correctness"
 TRACE_SECONDS = 30
 VERDICT_SECONDS = 120
 _POLL_SECONDS = 0.5
-_ENDED = ("SUCCEEDED", "FAILED", "TIMEOUT", "CANCELED")
+_AT_ONCE = 5000
+"""Judgments of one look."""
+_COMING = ("queued", "running")
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What became of a judge's look at a trace or session. `state` and `reason` are the server's words; `cost_usd` is a
+    decimal string."""
+
+    id: str
+    judge: str
+    level: str
+    subject: str
+    trace_id: str
+    state: str
+    reason: str
+    value: str
+    rationale: str
+    passed: bool | None
+    cost_usd: str | None
+
+    @property
+    def coming(self) -> bool:
+        """Whether it is still to be judged."""
+        return self.state in _COMING
+
+    def verdict(self) -> Verdict:
+        """What it said; an error tells why it said nothing."""
+        said = self.state == "done"
+        return Verdict(
+            judge=self.judge,
+            value=self.value if said else "",
+            rationale=self.rationale if said else "",
+            error="" if said else self.reason or self.state,
+            passed=self.passed if said else None,
+        )
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be judged in an experiment; no `judges`: by all that can look."""
+
+    experiment_id: str
+    traces: Sequence[str] = ()
+    sessions: Sequence[str] = ()
+    since: datetime | None = None
+    judges: Sequence[str] = ()
+    again: bool = False
 
 
 def wait_for_trace(server: Mlflow, trace_id: str, seconds: float = TRACE_SECONDS) -> Trace | None:
@@ -35,113 +87,99 @@ def judge_run(
     show: Callable[[str], None],
     seconds: float = VERDICT_SECONDS,
 ) -> Trace:
-    """Let every judge look that can: those that start by themselves, and Correctness where there is an expectation.
+    """Wait for the judges that look by themselves, and ask Correctness where there is an expectation.
 
     Returns:
-        The trace with the verdicts that came in time.
+        The trace with the verdicts that came in time, and with the reasons of judges that gave none.
     """
-    judges = server.judges(trace.experiment_id)
-    awaited = {name for name, judge in judges.items() if judge.automatic}
-    asked: dict[str, list[str]] = {}
     if expectations:
         server.expect(trace.trace_id, expectations, user)
-        if CORRECTNESS in judges:
-            asked[CORRECTNESS] = server.invoke(trace.experiment_id, judges[CORRECTNESS], [trace.trace_id])
-            awaited.add(CORRECTNESS)
-    return _wait(server, trace.trace_id, awaited, asked, show, seconds)
+        # It may have been stopped for good.
+        if CORRECTNESS in server.judges(trace.experiment_id):
+            ask(server, Wanted(trace.experiment_id, traces=[trace.trace_id], judges=[CORRECTNESS]))
+    deadline = time.monotonic() + seconds
+    while True:
+        judgments, coming = of_trace(server, trace)
+        waiting = [one.judge for one in judgments if one.coming] + coming
+        show(f"{len(judgments) + len(coming) - len(waiting)} of {len(judgments) + len(coming)} verdicts")
+        if not waiting or time.monotonic() > deadline:
+            break
+        time.sleep(_POLL_SECONDS)
+    late = f"no verdict in {seconds:.0f} s; it may still come"
+    without = [Verdict(name, "", "", late) for name in waiting]
+    without += [one.verdict() for one in judgments if not one.coming and one.state not in ("done", "failed")]
+    trace = server.trace(trace.trace_id)
+    # What a failure left is an assessment, which the trace has.
+    return replace(trace, verdicts=(*trace.verdicts, *without))
 
 
-def evaluate(
-    server: Mlflow,
-    traces: list[Trace],
-    judges: list[Judge],
-    show: Callable[[str], None],
-    seconds: float = VERDICT_SECONDS,
-) -> list[Trace]:
-    """Let judges look at traces now and wait for what they say.
+def ask(server: Mlflow, wanted: Wanted) -> tuple[list[str], int]:
+    """Queue judgments.
 
     Returns:
-        The traces, in the same order, with the verdicts that came in time. Those of before the call are left out.
+        Their ids, and how many traces since the moment were too many for one ask.
+
+    Raises:
+        NotFound: no such trace, session or judge, or one that can't be judged.
     """
-    before = {trace.trace_id: set(trace.verdicts) for trace in traces}
-    jobs: dict[str, tuple[Judge, list[str]]] = {}
-    for judge in judges:
-        by_experiment: dict[str, list[str]] = {}
-        for trace in traces:
-            by_experiment.setdefault(trace.experiment_id, []).append(trace.trace_id)
-        for experiment_id, ids in by_experiment.items():
-            jobs |= dict.fromkeys(server.invoke(experiment_id, judge, ids), (judge, ids))
-    deadline = time.monotonic() + seconds
-    waiting = set(jobs)
-    while waiting and time.monotonic() < deadline:
-        show(f"{len(jobs) - len(waiting)} of {len(jobs)} jobs done")
-        waiting = {job_id for job_id in waiting if server.job(job_id)[0] not in _ENDED}
-        if waiting:
-            time.sleep(_POLL_SECONDS)
-    failed: dict[tuple[str, str], str] = {}
-    for job_id, (judge, ids) in jobs.items():
-        state, result = ("late", None) if job_id in waiting else server.job(job_id)
-        failed |= {
-            (trace_id, judge.name): error
-            for trace_id in ids
-            if (error := _job_error(state, result, trace_id))
-        }
-    judged = []
-    for trace in traces:
-        now = server.trace(trace.trace_id)
-        new = [verdict for verdict in now.verdicts if verdict not in before[trace.trace_id]]
-        given = {verdict.judge for verdict in new}
-        new += [
-            Verdict(judge.name, "", "", failed.get((trace.trace_id, judge.name), "no verdict"))
-            for judge in judges
-            if judge.name not in given
-        ]
-        judged.append(_with(now, new))
-    return judged
+    body: dict[str, Any] = {
+        "experiment_id": wanted.experiment_id,
+        "traces": list(wanted.traces),
+        "sessions": list(wanted.sessions),
+        "judges": list(wanted.judges),
+        "again": wanted.again,
+    }
+    if wanted.since is not None:
+        body["since"] = wanted.since.isoformat()
+    answer = server.call("POST", JUDGMENTS, json=body)
+    return list(answer["ids"]), int(answer["left_out"])
 
 
-def _wait(
-    server: Mlflow,
-    trace_id: str,
-    awaited: set[str],
-    asked: dict[str, list[str]],
-    show: Callable[[str], None],
-    seconds: float,
-) -> Trace:
+def wait(server: Mlflow, ids: Sequence[str], show: Callable[[str], None], seconds: float) -> list[Judgment]:
+    """What becomes of judgments, in their order; those that are still to come where none came for so many seconds."""
+    found: dict[str, Judgment] = {}
+    waiting = list(ids)
     deadline = time.monotonic() + seconds
-    errors: dict[str, str] = {}
-    while True:
-        trace = server.trace(trace_id)
-        missing = awaited - trace.latest().keys() - errors.keys()
-        show(f"{len(awaited) - len(missing)} of {len(awaited)} verdicts")
-        if not missing:
+    while waiting:
+        for start in range(0, len(waiting), _AT_ONCE):
+            body = {"ids": waiting[start : start + _AT_ONCE]}
+            answer = server.call("POST", f"{JUDGMENTS}/states", json=body)
+            found |= {one.id: one for one in map(_judgment, answer["judgments"])}
+        before = len(waiting)
+        waiting = [one for one in waiting if one in found and found[one].coming]
+        show(f"{len(ids) - len(waiting)} of {len(ids)} judged")
+        if len(waiting) < before:
+            deadline = time.monotonic() + seconds
+        if not waiting or time.monotonic() > deadline:
             break
-        if time.monotonic() > deadline:
-            errors |= dict.fromkeys(missing, f"no verdict in {seconds:.0f} s; it may still come")
-            break
-        for name in missing & asked.keys():
-            for job_id in asked[name]:
-                state, result = server.job(job_id)
-                # A verdict that the job stored just now is seen at the next look: only failures end the wait.
-                if state in _ENDED and (error := _job_error(state, result, trace_id)):
-                    errors[name] = error
         time.sleep(_POLL_SECONDS)
-    late = [Verdict(name, "", "", error) for name, error in sorted(errors.items())]
-    return _with(trace, [*trace.verdicts, *late])
+    late = f"no verdict in {seconds:.0f} s; it may still come"
+    return [
+        replace(found[one], reason=late) if found[one].coming else found[one] for one in ids if one in found
+    ]
 
 
-def _job_error(state: str, result: object, trace_id: str) -> str:
-    """Why a job gave no verdict on a trace; empty where it did. A job that succeeded can still hold failures."""
-    if state == "late":
-        return "no verdict in time; it may still come"
-    if state != "SUCCEEDED":
-        return f"the judge's job ended as {state}: {result or 'no reason given'}"
-    told = result.get(trace_id, {}) if isinstance(result, dict) else {}
-    failures = told.get("failures", []) if isinstance(told, dict) else []
-    return "; ".join(f"{one.get('error_code', '')}: {one.get('error_message', '')}" for one in failures)
+def of_trace(server: Mlflow, trace: Trace) -> tuple[list[Judgment], list[str]]:
+    """The judgments of a trace, and the names of judges that are about to look at it by themselves."""
+    asked = {"experiment_id": trace.experiment_id, "trace_id": trace.trace_id}
+    answer = server.call("GET", JUDGMENTS, params=asked)
+    own = [one for one in map(_judgment, answer["judgments"]) if one.level == "trace"]
+    return own, list(answer["coming"])
 
 
-def _with(trace: Trace, verdicts: list[Verdict]) -> Trace:
-    from dataclasses import replace
-
-    return replace(trace, verdicts=tuple(verdicts))
+def _judgment(row: dict[str, Any]) -> Judgment:
+    value = row["value"]
+    shown = str(value).lower() if isinstance(value, bool) else str(value)
+    return Judgment(
+        id=row["id"],
+        judge=row["judge"],
+        level=row["level"],
+        subject=row["subject"],
+        trace_id=row["trace_id"],
+        state=row["state"],
+        reason=row["reason"],
+        value="" if value is None else shown,
+        rationale=row["rationale"],
+        passed=row["passed"],
+        cost_usd=row["cost_usd"],
+    )

@@ -132,6 +132,8 @@ class Mlflow:
                 "look at it: ./paddock status, ./paddock logs mlflow",
             ) from None
         if answer.status_code == 404:
+            if own := _OWN_WORDS.fullmatch(_message(answer)):
+                raise NotFound(own["expected"], own["found"], own["remedy"])
             raise NotFound(f"{path} to exist", _message(answer), "list what there is: ./paddock traces")
         if answer.is_error:
             if own := _OWN_WORDS.fullmatch(_message(answer)):

@@ -24,6 +24,9 @@ _spans: Any = models.SqlSpan.__table__
 _assessments: Any = models.SqlAssessments.__table__
 
 ENDED = (TraceState.OK.value, TraceState.ERROR.value)
+SESSION_TRACES = 200
+"""Of a longer session these, the earliest, are judged."""
+
 _CHUNK = 100
 _SEARCHABLE = re.compile(r"[\w-]{1,50}")
 """Ids that can stand in MLflow's search language: a client of its API may choose any text."""
@@ -133,8 +136,8 @@ def matching(
     return found
 
 
-def session_traces(connection: Connection, experiment_id: str, session_id: str, limit: int) -> list[str]:
-    """The ids of a session's ended traces, the earliest first."""
+def session_traces(connection: Connection, experiment_id: str, session_id: str) -> list[str]:
+    """The ids of a session's ended traces, the earliest first, and of a long one these alone."""
     query = (
         select(infos.c.request_id)
         .where(
@@ -144,7 +147,7 @@ def session_traces(connection: Connection, experiment_id: str, session_id: str, 
             judgeable(),
         )
         .order_by(infos.c.timestamp_ms, infos.c.request_id)
-        .limit(limit)
+        .limit(SESSION_TRACES)
     )
     return list(connection.execute(query).scalars())
 

@@ -69,8 +69,6 @@ TAKES = 5
 PAUSES_SECONDS = (10.0, 30.0)
 BUDGET_PAUSE_SECONDS = 300.0
 """So long no judge asks an endpoint whose budget was found spent, unless somebody asks for a judgment."""
-SESSION_TRACES = 200
-"""Of a longer session these, the earliest, are judged."""
 
 _RULES = 4
 """Judges side by side that ask no model."""
@@ -315,9 +313,7 @@ class Work:
                 if one.level is Level.TRACE:
                     found[one.id] = [one.subject]
                 else:
-                    found[one.id] = traces.session_traces(
-                        connection, one.experiment_id, one.subject, SESSION_TRACES
-                    )
+                    found[one.id] = traces.session_traces(connection, one.experiment_id, one.subject)
         return found
 
     def _read(self, trace_ids: Iterable[str]) -> dict[str, Trace | str]:

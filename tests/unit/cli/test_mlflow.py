@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from paddock_cli import evaluation, judging
-from paddock_cli.errors import NotFound, ServerFailed
+from paddock_cli.errors import NotFound, ServerFailed, UsageFailed
 from paddock_cli.mlflow_api import Mlflow
 from paddock_cli.stack import Connection
 
@@ -39,6 +39,24 @@ def feedback(name, value="yes", *, error=None, created="2026-03-01T10:00:09Z", v
     }
 
 
+def judgment(judge, state="done", value="yes", reason="", *, subject="tr-1", level="trace"):
+    """A row as the server tells of it."""
+    done = state == "done"
+    return {
+        "id": f"{judge}-{subject}",
+        "judge": judge,
+        "level": level,
+        "subject": subject,
+        "trace_id": "tr-1" if level == "session" else subject,
+        "state": state,
+        "reason": reason,
+        "value": value if done else None,
+        "rationale": f"because {value}" if done else "",
+        "passed": {"yes": True, "no": False}.get(value) if done else None,
+        "cost_usd": "0.0002100000" if done else None,
+    }
+
+
 class FakeServer:
     """The routes that the command line calls, on state that a test changes."""
 
@@ -46,8 +64,12 @@ class FakeServer:
         self.requests = []
         self.assessments = []
         self.states = ["OK"]
-        self.jobs = {}
-        self.on_invoke = lambda body: None
+        self.asked = []
+        self.judgments = []
+        self.coming = []
+        self.left_out = 0
+        self.looks = 0
+        self.on_look = lambda number: None
 
     def __call__(self, request):
         self.requests.append(request)
@@ -67,11 +89,18 @@ class FakeServer:
             assert len(ids) == 3
             rates = {"id-relevance_to_query": 1.0, "id-tool_call_efficiency": 0.5, "id-correctness": 0.0}
             return self.ok({"configs": [{"scorer_id": i, "sample_rate": rates[i]} for i in ids]})
-        if path == "/ajax-api/3.0/mlflow/scorer/invoke":
-            self.on_invoke(body)
-            return self.ok({"jobs": [{"job_id": f"job-{body['serialized_scorer']}"}]})
-        if path.startswith("/ajax-api/3.0/jobs/"):
-            return self.ok(self.jobs.get(path.rpartition("/")[2], {"status": "RUNNING"}))
+        if path == "/api/3.0/paddock/judgments" and request.method == "POST":
+            self.asked.append(body)
+            if "taste" in body["judges"]:
+                detail = "expected the judge taste, found only correctness; register it in the UI: Judges"
+                return httpx.Response(404, json={"detail": detail})
+            return self.ok({"ids": [row["id"] for row in self.judgments], "left_out": self.left_out})
+        if path == "/api/3.0/paddock/judgments":
+            return self.ok({"judgments": self.judgments, "coming": self.coming})
+        if path == "/api/3.0/paddock/judgments/states":
+            self.looks += 1
+            self.on_look(self.looks)
+            return self.ok({"judgments": [row for row in self.judgments if row["id"] in body["ids"]]})
         if path == "/api/3.0/mlflow/traces/tr-1/assessments":
             self.assessments.append(body["assessment"])
             return self.ok({})
@@ -172,18 +201,19 @@ def test_a_trace_that_never_comes_is_none(api, server):
     assert judging.wait_for_trace(api, "tr-1", seconds=0) is None
 
 
-def test_automatic_judges_are_waited_for_and_correctness_is_not_asked_without_an_expectation(api, server):
-    server.assessments = [feedback("relevance_to_query"), feedback("tool_call_efficiency")]
+def test_judges_that_look_by_themselves_are_waited_for(api, server):
+    server.assessments = [feedback("relevance_to_query")]
+    server.judgments = [judgment("relevance_to_query")]
 
     judged = judging.judge_run(api, api.trace("tr-1"), [], "ann", quiet)
 
-    assert set(judged.latest()) == {"relevance_to_query", "tool_call_efficiency"}
-    assert not any("invoke" in request.url.path for request in server.requests)
+    assert set(judged.latest()) == {"relevance_to_query"}
+    assert server.asked == []
 
 
 def test_an_expectation_is_logged_and_correctness_asked(api, server):
-    server.assessments = [feedback("relevance_to_query"), feedback("tool_call_efficiency")]
-    server.on_invoke = lambda body: server.assessments.append(feedback("correctness", "no"))
+    server.judgments = [judgment("correctness", value="no")]
+    server.assessments = [feedback("correctness", "no")]
 
     judged = judging.judge_run(api, api.trace("tr-1"), ["it says so"], "ann", quiet)
 
@@ -191,71 +221,121 @@ def test_an_expectation_is_logged_and_correctness_asked(api, server):
     assert judged.expectations == {"expected_facts": ["it says so"]}
     logged = next(one for one in server.assessments if "expectation" in one)
     assert logged["source"] == {"source_type": "HUMAN", "source_id": "ann"}
+    (asked,) = server.asked
+    assert (asked["traces"], asked["judges"], asked["again"]) == (["tr-1"], ["correctness"], False)
 
 
 def test_verdicts_that_do_not_come_are_told_as_late(api, server):
-    server.assessments = [feedback("relevance_to_query")]
+    server.judgments = [judgment("relevance_to_query", "running")]
+    server.coming = ["tool_call_efficiency"]
 
-    verdict = judging.judge_run(api, api.trace("tr-1"), [], "ann", quiet, seconds=0).latest()[
-        "tool_call_efficiency"
-    ]
+    verdicts = judging.judge_run(api, api.trace("tr-1"), [], "ann", quiet, seconds=0).latest()
 
-    assert verdict.value == ""
-    assert "no verdict in 0 s" in verdict.error
-
-
-def test_a_job_that_fails_ends_the_wait_with_its_reason(api, server):
-    server.assessments = [feedback("relevance_to_query"), feedback("tool_call_efficiency")]
-    server.jobs["job-correctness"] = {"status": "FAILED", "result": "the judge's process died"}
-
-    verdict = judging.judge_run(api, api.trace("tr-1"), ["x"], "ann", quiet).latest()["correctness"]
-
-    assert "the judge's process died" in verdict.error
+    assert set(verdicts) == {"relevance_to_query", "tool_call_efficiency"}
+    for verdict in verdicts.values():
+        assert verdict.value == ""
+        assert "no verdict in 0 s" in verdict.error
 
 
-def test_a_job_that_succeeds_without_a_verdict_ends_the_wait_with_its_failures(api, server):
-    server.assessments = [feedback("relevance_to_query"), feedback("tool_call_efficiency")]
-    failures = [{"error_code": "SCORER_ERROR", "error_message": "401"}]
-    server.jobs["job-correctness"] = {"status": "SUCCEEDED", "result": {"tr-1": {"failures": failures}}}
+def test_who_does_not_look_says_why(api, server):
+    server.judgments = [judgment("safety", "budget", reason="judge budget spent: 5 USD")]
 
-    verdict = judging.judge_run(api, api.trace("tr-1"), ["x"], "ann", quiet).latest()["correctness"]
+    verdict = judging.judge_run(api, api.trace("tr-1"), [], "ann", quiet).latest()["safety"]
 
-    assert verdict.error == "SCORER_ERROR: 401"
+    assert (verdict.value, verdict.error) == ("", "judge budget spent: 5 USD")
 
 
-def test_evaluate_returns_only_new_verdicts(api, server):
-    server.assessments = [feedback("relevance_to_query", "no")]
-    server.on_invoke = lambda body: server.assessments.append(
-        feedback(body["serialized_scorer"], "yes", created="2026-03-01T11:00:00Z")
-    )
-    server.jobs["job-relevance_to_query"] = {"status": "SUCCEEDED", "result": {}}
-
-    (trace,) = evaluation.evaluate(api, ["tr-1"], ["RelevanceToQuery"], 5, [], 5)
-
-    assert [verdict.value for verdict in trace.verdicts] == ["yes"]
+def evaluate(api, *ids, **order):
+    return evaluation.evaluate(api, evaluation.Order(ids=ids, seconds=5, **order))
 
 
-def test_evaluate_leaves_correctness_out_where_nothing_was_expected(api, server):
-    asked = []
-    server.on_invoke = lambda body: asked.append(body["serialized_scorer"])
-    server.jobs = {
-        f"job-{name}": {"status": "SUCCEEDED"} for name in ("relevance_to_query", "tool_call_efficiency")
+def test_evaluate_waits_for_what_was_asked(api, server):
+    server.judgments = [judgment("relevance_to_query", "queued"), judgment("safety", "running")]
+
+    def go_on(number):
+        server.judgments[number - 1] |= judgment(("relevance_to_query", "safety")[number - 1])
+
+    server.on_look = go_on
+    evaluated = evaluate(api, "tr-1")
+
+    assert server.looks == 2
+    document = evaluation.as_json(evaluated)
+    (trace,) = document["evaluated"]
+    assert trace["trace_id"] == "tr-1"
+    assert {name: one["value"] for name, one in trace["judges"].items()} == {
+        "relevance_to_query": "yes",
+        "safety": "yes",
     }
+    assert trace["judges"]["safety"]["passed"] is True
+    assert trace["judges"]["safety"]["cost_usd"] == "0.0002100000"
 
-    evaluation.evaluate(api, [], [], 5, [], 5)
 
-    assert asked == ["relevance_to_query", "tool_call_efficiency"]
+def test_evaluate_gives_up_where_no_verdict_comes(api, server):
+    server.judgments = [judgment("safety", "queued"), judgment("relevance_to_query")]
+
+    evaluated = evaluation.evaluate(api, evaluation.Order(ids=["tr-1"], seconds=0))
+
+    late, done = evaluated.judgments
+    assert late.coming
+    assert "it may still come" in late.verdict().error
+    assert done.verdict().error == ""
 
 
 def test_evaluate_finds_a_trace_by_its_run(api, server):
-    server.jobs["job-relevance_to_query"] = {"status": "SUCCEEDED"}
-
-    evaluation.evaluate(api, ["run-1"], ["relevance_to_query"], 5, [], 5)
+    evaluate(api, "run-1", judges=["relevance_to_query"])
 
     search = next(request for request in server.requests if request.url.path.endswith("/search"))
     assert json.loads(search.content)["filter"] == "tags.`paddock.run_id` = 'run-1'"
+    assert server.asked[0]["traces"] == ["tr-1"]
+
+
+def test_evaluate_logs_what_is_expected_before_it_asks(api, server):
+    evaluate(api, "tr-1", expectations=["it says so"])
+
+    paths = [request.url.path for request in server.requests if request.method == "POST"]
+    assert paths.index("/api/3.0/mlflow/traces/tr-1/assessments") < paths.index("/api/3.0/paddock/judgments")
+
+
+def test_evaluate_asks_about_sessions_and_all_since(api, server):
+    server.judgments = [judgment("user_frustration", subject="s-1", level="session")]
+
+    evaluated = evaluate(api, sessions=["s-1"], since="2h", again=True)
+
+    (asked,) = server.asked
+    assert (asked["traces"], asked["sessions"], asked["again"]) == ([], ["s-1"], True)
+    assert asked["since"].endswith("+00:00")
+    (group,) = evaluation.as_json(evaluated)["evaluated"]
+    assert (group["session"], group["trace_id"]) == ("s-1", "tr-1")
+
+
+@pytest.mark.parametrize("order", [{"since": "2h"}, {"sessions": ["s-1"]}])
+def test_expectations_belong_to_traces_that_are_named(api, order):
+    with pytest.raises(UsageFailed, match="--expect"):
+        evaluate(api, expectations=["x"], **order)
+
+
+def test_many_traces_are_told_in_one_table(api, server, capsys):
+    server.judgments = [
+        judgment("safety", value="no" if n % 3 else "yes", subject=f"tr-{n}") for n in range(24)
+    ]
+    server.judgments.append(judgment("safety", "too_large", subject="tr-large"))
+    server.left_out = 7
+
+    evaluation.show(api, evaluate(api, since="2h"))
+
+    told = capsys.readouterr()
+    (line,) = [line for line in told.out.splitlines() if "safety" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "safety",
+        "24",
+        "8",
+        "16",
+        "1",
+        "too large 1",
+    ]
+    assert "7 older traces are left out" in told.err
 
 
 def test_an_unknown_judge_is_named_with_those_that_there_are(api):
-    with pytest.raises(NotFound, match="correctness, relevance_to_query"):
-        evaluation.evaluate(api, ["tr-1"], ["taste"], 5, [], 5)
+    with pytest.raises(NotFound, match="expected the judge taste, found only correctness"):
+        evaluate(api, "tr-1", judges=["taste"])

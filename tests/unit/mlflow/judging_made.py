@@ -136,7 +136,8 @@ class Bench:
         from sqlalchemy import insert, select
 
         with self.engine.begin() as connection:
-            if connection.execute(select(SqlGatewayEndpoint.name)).first():
+            here = select(SqlGatewayEndpoint.name).where(SqlGatewayEndpoint.name == ENDPOINT)
+            if connection.execute(here).first():
                 return
             row = {"endpoint_id": "e-judge", "name": ENDPOINT, "created_at": 1, "last_updated_at": 1}
             connection.execute(insert(SqlGatewayEndpoint.__table__).values(workspace="default", **row))
