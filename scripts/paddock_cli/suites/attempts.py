@@ -199,7 +199,9 @@ class _One:
         if result.outcome in checks.NOT_THE_AGENT:
             return self.failed(result.message)
         if result.outcome == "budget" and not self.spent:
-            return self.failed(f"its budget of {self._budget} USD holds no model call: {result.message}")
+            # The runner's advice is for a run that can be resumed on its own.
+            told = result.message.partition("; raise the budget")[0]
+            return self.failed(f"its budget of {self._budget} USD holds no model call: {told}")
         made = self._checked()
         trace = self._traced(result, made)
         passed = result.finished and all(check.passed for check in made)

@@ -423,8 +423,9 @@ class _SuiteRun:
         if not missing:
             return ""
         if self._beyond:
-            return f"{len(self._beyond)} attempts could have gone beyond the budget of {self._plan.budget_usd} USD"
-        return f"{missing} attempts were cut off, or not begun"
+            beyond = _counted(len(self._beyond))
+            return f"{beyond} could have gone beyond the budget of {self._plan.budget_usd} USD"
+        return f"cut off before {_counted(missing)} had ended"
 
     def _keep(self) -> None:
         store.write(self._where, self._results())
@@ -458,6 +459,10 @@ def _judges_of(trace: Trace) -> dict[str, JudgeResult]:
         )
         for name, verdict in sorted(trace.latest().items())
     }
+
+
+def _counted(number: int) -> str:
+    return f"{number} attempt" if number == 1 else f"{number} attempts"
 
 
 def _name(key: Key) -> str:

@@ -269,7 +269,7 @@ def test_what_the_budget_has_no_room_for_is_told(run):
     )
     assert performed == ["one", "three"]
     assert not made.complete
-    assert made.missing_because == "1 attempts could have gone beyond the budget of 2.40 USD"
+    assert made.missing_because == "1 attempt could have gone beyond the budget of 2.40 USD"
 
 
 def test_attempts_wait_for_what_others_leave_of_the_budget(run):
@@ -300,7 +300,7 @@ def test_a_stopped_attempt_is_begun_again_by_a_resume(run):
     made, performed, plan = run(perform)
     assert performed == ["one"]
     assert not made.complete
-    assert made.missing_because == "3 attempts were cut off, or not begun"
+    assert made.missing_because == "cut off before 3 attempts had ended"
     made, performed, _ = run(passing, resume=plan)
     assert performed == ["one", "two", "three"]
     assert made.complete
