@@ -1,7 +1,8 @@
 """What stands at a trace: verdicts of judges and labels of people, as MLflow's REST API tells them.
 
 A label is feedback of a person under the judge's name. MLflow's UI makes one where somebody corrects a verdict, too: the
-verdict is then no longer valid, and is still what the judge said.
+verdict is then no longer valid, and is still what the judge said. So is one that the judge itself overrode when it was
+asked again.
 """
 
 import json
@@ -44,11 +45,11 @@ class Assessment:
 
 
 def of_trace(info: dict[str, Any]) -> Iterator[Assessment]:
-    """The feedback that counts: what is valid, and what a person has corrected."""
+    """The feedback that counts: what is valid, and verdicts that something else overrides."""
     listed = [one for one in info.get("assessments", []) if "feedback" in one]
-    corrected = {one["overrides"] for one in listed if one.get("overrides") and _is_human(one)}
+    overridden = {one["overrides"] for one in listed if one.get("overrides")}
     for one in listed:
-        if one.get("valid", True) or (one.get("assessment_id") in corrected and not _is_human(one)):
+        if one.get("valid", True) or (one.get("assessment_id") in overridden and not _is_human(one)):
             yield read(one, str(info.get("trace_id", "")))
 
 

@@ -204,8 +204,11 @@ def _read(
     try:
         before = store.find(where, server, baseline, suite=run.suite, other_than=run.id)
     except NotFound as error:
+        itself = " beside the run itself" if baseline in (run.label, store.LATEST) else ""
         nowhere = "" if server else "; no stack runs here, so MLflow was not asked"
-        raise NoBaseline(f"the baseline {baseline}", error.found + nowhere, error.remedy) from None
+        raise NoBaseline(
+            f"the baseline {baseline}", f"{error.found}{itself}{nowhere}", error.remedy
+        ) from None
     return summarize(run), against(before, run, level)
 
 

@@ -468,8 +468,10 @@ def what_failed(attempt: Attempt) -> str:
 
 
 def last_line(text: str) -> str:
-    """Where most programs say how it went."""
-    lines = plain(text).strip().splitlines()
+    """Where most programs say how it went, with the exit code that stands after it."""
+    lines = [line for line in plain(text).splitlines() if line.strip()]
+    if len(lines) > 1 and lines[-1].startswith("(exit code "):
+        return " ".join(lines[-2:])
     return lines[-1] if lines else ""
 
 

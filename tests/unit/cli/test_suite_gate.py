@@ -318,6 +318,16 @@ class TestCommand:
         assert answer.exit_code == 42
         assert json.loads(answer.stdout)["baseline"] == "coding-20261101-200000-aaaa"
 
+    def test_a_run_is_no_baseline_of_its_own(self, state, where, monkeypatch):
+        monkeypatch.setenv("PADDOCK_STATE_DIR", str(where.state))
+        run = of({"a": "+"}, label="main")
+        store.folder(where, run.id).mkdir(parents=True)
+        store.write(where, run)
+
+        for named in ("main", "latest"):
+            with pytest.raises(NoBaseline, match="none beside the run itself"):
+                call("main", "--baseline", named, "--no-regressions")
+
     def test_files_are_written_whatever_comes_of_it(self, state, tmp_path):
         cut = state("cut.json", of({"a": "-"}, complete=False))
 

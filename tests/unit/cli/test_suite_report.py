@@ -116,6 +116,18 @@ class TestFigures:
         assert worst == ["stopped", "dear", "cheap", "half", "judged"]
 
 
+@pytest.mark.parametrize(
+    ("output", "said"),
+    [
+        ("E\nFAILED (failures=1)\n\n", "FAILED (failures=1)"),
+        ("no\n(exit code 3)", "no (exit code 3)"),
+        ("", ""),
+    ],
+)
+def test_the_last_line_of_a_check_is_what_it_said(output, said):
+    assert pages.last_line(output) == said
+
+
 class TestComparison:
     def test_a_task_is_compared_with_itself_on_the_same_endpoint(self):
         before = suite_run([*attempts({"a": "+++", "b": "+-"}), *attempts({"a": "---"}, "cheap")])

@@ -68,7 +68,7 @@ def test_a_verdict_that_a_person_corrected_is_what_the_judge_said():
     assert found.labellers == ("bob",)
 
 
-def test_a_verdict_that_another_verdict_replaced_does_not_count():
+def test_a_verdict_that_was_withdrawn_does_not_count():
     found = of(
         feedback("a", "yes", valid=False, minute=5), feedback("a", "no"), feedback("a", "no", by="ada")
     )
@@ -180,6 +180,16 @@ class TestFlips:
         # Of a's three pairs of answers two differ, of b's one none; c was asked once.
         assert found.stored.rate == pytest.approx((2 / 3 + 0) / 2)
         assert (found.stored.flipped.passed, found.stored.flipped.decided, found.stored.answers) == (1, 2, 5)
+
+    def test_a_verdict_that_the_judge_overrode_when_asked_again_is_an_answer_too(self):
+        found = of(
+            feedback("a", "no", id="a-1", valid=False, minute=1),
+            feedback("a", "yes", id="a-2", overrides="a-1", minute=2),
+            feedback("a", "yes", by="ada"),
+        )
+
+        assert (found.stored.rate, found.stored.answers) == (1, 2)
+        assert found.overall.agreed.rate == 1
 
     def test_it_does_not_grow_with_the_number_of_answers(self):
         assert trust.flips([["yes", "no"]]).rate == 1
