@@ -177,7 +177,7 @@ class Suites:
 
         assert answer.code == 41, answer.err
         (broken,) = answer.document["attempts"]
-        assert (broken["state"], broken["passed"]) == ("error", False)
+        assert (broken["state"], broken["passed"], broken["cost_usd"]) == ("error", False, 0)
         assert "expected to clone file:///nonexistent/repository.git" in broken["error"]
         gate = product.paddock("suite", "gate", "broken", "--min", "pass_rate=0.1")
         assert gate.code == 43, gate.out + gate.err

@@ -210,6 +210,8 @@ class _One:
     def failed(self, reason: str) -> Attempt:
         """What is told of an attempt where something else than the agent stood in the way."""
         figures = self._figures(self._result, None) if self._result else {}
+        # Where no agent came to be, nothing was spent, and that is known.
+        figures["cost_usd"] = float(self.spent)
         return self._attempt(state="error", passed=False, error=_text(reason), **figures)
 
     def close(self, attempt: Attempt) -> None:
