@@ -91,6 +91,7 @@ def _expected(kind: str, context: Mapping[str, Any]) -> str | None:
         "dict_type": "a mapping (name: value)",
         "model_type": "a mapping (name: value)",
         "list_type": "a list",
+        "tuple_type": "a list",
         "decimal_max_places": f"at most {context.get('decimal_places')} decimal places",
         "decimal_max_digits": "a smaller number",
     }.get(kind)

@@ -1,14 +1,11 @@
 """A suite's file against its form, itself, and the files that it names: every error at once, each with its line."""
 
-import difflib
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from paddock_cli.errors import BadConfiguration
 from paddock_cli.suites import model
@@ -17,6 +14,7 @@ from paddock_cli.suites.model import Check, SuiteFile, Task
 sys.path.append(str(Path(__file__).resolve().parents[3] / "mlflow"))
 
 from paddock_mlflow.config.errors import InvalidConfiguration, Problem
+from paddock_mlflow.config.form import Words, made, once
 from paddock_mlflow.config.source import Form, Source, Steps, parse, read
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".tar.xz", ".tar.bz2", ".zip")
@@ -26,8 +24,6 @@ _FORM = Form(
     example="the shipped suites/coding.yaml",
     named_by="./paddock suite list shows the shipped ones",
 )
-_REMEDY = "mend it; docs/suites.md has the whole form"
-_SHOWN = 60
 _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     (): SuiteFile,
     ("defaults",): model.Defaults,
@@ -38,15 +34,19 @@ _MODELS: dict[tuple[str, ...], type[BaseModel]] = {
     ("tasks", "*", "checks", "*"): Check,
 }
 _FORMS = {
-    "id": ("small letters, digits and dashes, 64 at most", "rename it"),
-    "name": ("letters, digits and `_ . , ( ) + -`, 64 at most", "rename it"),
-    "tags": ("small letters, digits and `_ . -`, 64 at most", "rename it"),
-    "commit": (
+    "Identifier": ("small letters, digits and dashes, 64 at most", "rename it"),
+    "CheckName": ("letters, digits and `_ . , ( ) + -`, 64 at most", "rename it"),
+    "Tag": ("small letters, digits and `_ . -`, 64 at most", "rename it"),
+    "Commit": (
         "a whole commit id of 40 hex digits",
         "write what `git rev-parse` prints: a branch or a tag can move",
     ),
-    "git": ("the address of a repository by https, ssh, http or file", "write it like https://git.example/team/x.git"),
-}  # fmt: skip
+    "Address": (
+        "the address of a repository by https, ssh, http or file",
+        "write it like https://git.example/team/x.git",
+    ),
+}
+"""What a type of the model looks like, and how to mend it."""
 
 
 def load(path: Path) -> SuiteFile:
@@ -79,64 +79,24 @@ def _checked(source: Source, folder: Path) -> SuiteFile:
     try:
         suite = SuiteFile.model_validate(source.data)
     except ValidationError as error:
-        problems += [_translated(source, found) for found in error.errors(include_url=False)]
+        problems += _WORDS.problems(source, error)
     tasks = dict(enumerate(suite.tasks)) if suite else _well_formed(source)
     problems += _unique(source)
     for index, task in tasks.items():
         problems += _task_rules(source, ("tasks", index), task, folder)
     if problems or suite is None:
-        raise InvalidConfiguration(source.file, list(dict.fromkeys(problems)))
+        raise InvalidConfiguration(source.file, once(problems))
     return suite
 
 
 def _well_formed(source: Source) -> dict[int, Task]:
     """The tasks that are well-formed by themselves, so that the rules can be looked at too."""
     given = source.data.get("tasks")
-    found = {}
-    for index, entry in enumerate(given if isinstance(given, list) else []):
-        try:
-            found[index] = Task.model_validate(entry)
-        except ValidationError:
-            continue
-    return found
+    entries = enumerate(given if isinstance(given, list) else [])
+    return {index: task for index, entry in entries if isinstance(task := made(Task, entry), Task)}
 
 
 # The form
-
-
-def _translated(source: Source, error: ErrorDetails) -> Problem:
-    kind, context, value = error["type"], error.get("ctx", {}), error["input"]
-    steps: Steps = error["loc"]
-    if kind == "missing":
-        return source.problem(steps, f"a field `{steps[-1]}`", "none", f"add `{steps[-1]}:`")
-    if kind == "extra_forbidden":
-        known = _fields_at(steps[:-1])
-        near = difflib.get_close_matches(str(steps[-1]), known, n=1)
-        remedy = f"did you mean `{near[0]}`?" if near else f"known are: {', '.join(known)}"
-        return source.problem(steps, "a field that is known here", f"`{steps[-1]}`", remedy)
-    if kind == "string_pattern_mismatch":
-        field = next((step for step in reversed(steps) if isinstance(step, str)), "")
-        # A suite's name has the form of a task's.
-        expected, remedy = _FORMS["id" if steps == ("name",) else field]
-        return source.problem(steps, expected, _shown(value), remedy)
-    expected = {
-        "literal_error": str(context.get("expected", "")).replace(" or ", ", "),
-        "greater_than": f"a number above {context.get('gt')}",
-        "greater_than_equal": f"a number of at least {context.get('ge')}",
-        "less_than_equal": f"a number of at most {context.get('le')}",
-        "too_short": "at least one entry",
-        "string_too_short": "a text",
-        "string_too_long": f"a text of at most {context.get('max_length')} characters",
-        "int_type": "a whole number",
-        "int_parsing": "a whole number",
-        "int_from_float": "a whole number",
-        "decimal_type": "a number",
-        "decimal_parsing": "a number",
-        "string_type": "a text",
-        "tuple_type": "a list",
-        "model_type": "a mapping of fields",
-    }.get(kind, error["msg"])
-    return source.problem(steps, expected, _shown(value), _REMEDY)
 
 
 def _fields_at(steps: Steps) -> list[str]:
@@ -144,9 +104,14 @@ def _fields_at(steps: Steps) -> list[str]:
     return sorted(found.model_fields) if found is not None else []
 
 
-def _shown(value: Any) -> str:
-    text = {list: "a list", dict: "a mapping", type(None): "nothing"}.get(type(value)) or repr(value)
-    return text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…"
+def _pattern(pattern: str, _is_key: bool) -> tuple[str, str]:
+    (name,) = (one for one in _FORMS if pattern == getattr(model, one).__metadata__[0].pattern)
+    return _FORMS[name]
+
+
+_WORDS = Words(
+    fields_at=_fields_at, example="docs/suites.md and the shipped suites/coding.yaml", pattern=_pattern
+)
 
 
 # The rules

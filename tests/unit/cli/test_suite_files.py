@@ -127,7 +127,7 @@ def test_the_valid_suite_is_valid(problems):
         pytest.param(
             ", commit: 0123456789abcdef0123456789abcdef01234567",
             ", commit: main",
-            "s.yaml:24:51: tasks[1].workspace.commit: expected a whole commit id of 40 hex digits, found 'main'",
+            "s.yaml:24:51: tasks[1].workspace.commit: expected a whole commit id of 40 hex digits, found `main`",
             id="a branch for a commit",
         ),
         pytest.param(
@@ -175,13 +175,13 @@ def test_the_valid_suite_is_valid(problems):
         pytest.param(
             "difficulty: 2",
             "difficulty: 6",
-            "s.yaml:20:5: tasks[0].difficulty: expected a number of at most 5, found 6",
+            "s.yaml:20:5: tasks[0].difficulty: expected a number of at most 5, found `6`",
             id="difficulty",
         ),
         pytest.param(
             "budget_usd: 0.50",
             "budget_usd: 0",
-            "s.yaml:5:32: defaults.limits.budget_usd: expected a number above 0, found 0",
+            "s.yaml:5:32: defaults.limits.budget_usd: expected a number above 0, found `0`",
             id="no budget",
         ),
         pytest.param(
