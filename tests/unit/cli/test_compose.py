@@ -47,6 +47,12 @@ elif arguments[0] == 'info':
     print('{"runc": {}, "other": {}}' if 'Runtimes' in arguments[-1] else '/')
 elif arguments[0] == 'inspect':
     print(told('inspect'))
+elif arguments[0] == 'wait':
+    time.sleep(float(told('wait.seconds', '0')))
+    print(told('wait', '0'))
+elif arguments[0] == 'logs':
+    sys.stdout.write(told('logs'))
+    sys.stderr.write(told('logs.err'))
 """
 
 
@@ -420,6 +426,86 @@ def test_down_ends_agents_before_it_takes_the_stack_away(make, calls, docker, an
     down = next(i for i, text in enumerate(words) if " down " in text)
     assert stopped < down
     assert "--volumes" in words[down]
+
+
+def engine_calls(calls, docker, word):
+    return [call["arguments"] for call in calls(docker) if call["arguments"][0] == word]
+
+
+def test_a_command_runs_apart_in_a_container_of_the_service_check(make, calls, docker, answers, tmp_path):
+    answers("wait", "3\n")
+    answers("logs", "out\n")
+    answers("logs.err", "err\n")
+
+    ended = make().run_apart("echo hi", tmp_path, 20)
+
+    assert (ended.code, ended.timed_out, ended.failed) == (3, False, "")
+    assert sorted(ended.output.split()) == ["err", "out"]
+    run = compose_calls(calls, docker, "run")[0]["arguments"]
+    assert f"{tmp_path}:/workspace" in run
+    assert run[run.index("check") :] == [
+        *["check", "plain", "timeout", "--signal=KILL", "50", "bash", "-c", "echo hi"]
+    ]
+    name = run[run.index("--name") + 1]
+    assert engine_calls(calls, docker, "kill") == []
+    assert engine_calls(calls, docker, "rm")[-1] == ["rm", "--force", "--volumes", name]
+
+
+def test_a_command_that_does_not_end_is_killed_in_its_container(make, calls, docker, answers, tmp_path):
+    answers("wait.seconds", "30")
+    answers("logs", "so far\n")
+
+    ended = make().run_apart("sleep 1000", tmp_path, 0.5)
+
+    assert (ended.timed_out, ended.output) == (True, "so far")
+    name = compose_calls(calls, docker, "run")[0]["arguments"]
+    name = name[name.index("--name") + 1]
+    assert engine_calls(calls, docker, "kill") == [["kill", name]]
+    assert engine_calls(calls, docker, "rm")[-1][-1] == name
+
+
+def test_a_container_that_does_not_start_is_no_exit_code(make, answers, tmp_path):
+    answers("run.code", "1")
+    answers("run.err", "no such image\n")
+
+    assert make().run_apart("true", tmp_path, 5).failed == "no container: no such image"
+
+
+def test_an_agent_that_is_kept_leaves_its_container(make, calls, docker, tmp_path):
+    make().start_agent(request(tmp_path, kept=True)).wait()
+
+    assert "--rm" not in compose_calls(calls, docker, "run")[0]["arguments"]
+    assert (tmp_path / "state" / "runs" / "0123-456.client.pid").exists()
+
+
+@pytest.mark.parametrize("state", ["running", "exited"])
+def test_an_agent_is_picked_up_by_its_runs_label(make, calls, docker, answers, state):
+    answers("running", f"proj-run-0123\t{state}\n")
+    answers("logs", '{"type": "result"}\n')
+    answers("wait", "4")
+
+    agent = make().picked_up("0123-456")
+
+    assert list(agent.lines()) == ['{"type": "result"}\n']
+    assert agent.wait() == 4
+    assert "label=paddock.run_id=0123-456" in engine_calls(calls, docker, "ps")[0]
+    assert engine_calls(calls, docker, "logs") == [["logs", "--follow", "proj-run-0123"]]
+
+
+@pytest.mark.parametrize("found", ["", "proj-run-0123\tcreated\n"])
+def test_a_container_that_never_ran_is_none_and_goes_away(make, calls, docker, answers, found):
+    answers("running", found)
+
+    assert make().picked_up("0123-456") is None
+    assert engine_calls(calls, docker, "rm") == ([["rm", "--force", "proj-run-0123"]] if found else [])
+
+
+def test_what_a_killed_command_line_left_of_checks_is_swept(make, calls, docker, answers):
+    answers("running", "old 1000000000\nnew 99999999999\nnone \n")
+
+    make().require_agent(browser=False)
+
+    assert engine_calls(calls, docker, "rm") == [["rm", "--force", "--volumes", "old"]]
 
 
 def test_only_commands_that_really_run_are_told():
