@@ -5,12 +5,11 @@ workspace, and nothing in it is run while it is made.
 """
 
 import shutil
-import subprocess
 import tarfile
 import zipfile
 from pathlib import Path, PurePosixPath
 
-from paddock_cli import trees
+from paddock_cli import processes, trees
 from paddock_cli.errors import BadWorkspace
 from paddock_cli.suites.changes import git_variables
 from paddock_cli.suites.model import Workspace
@@ -154,25 +153,18 @@ def _git(target: Path, address: str, *arguments: str, may_fail: bool = False) ->
     """Run git in the new repository. Returns whether it failed, where it may."""
     options = [word for name, value in _GIT_OPTIONS.items() for word in ("-c", f"{name}={value}")]
     remedy = "mend address or commit; a repository that asks for a password can't be cloned here"
-    try:
-        done = subprocess.run(
-            ["git", *options, *arguments],
-            cwd=target,
-            env=git_variables(*_PASSED)
-            | {"GIT_ASKPASS": "true", "SSH_ASKPASS": "true", "GIT_SSH_COMMAND": _SSH},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=CLONE_SECONDS,
-            start_new_session=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        raise BadWorkspace("git on this machine", "none on PATH", "install git") from None
-    except subprocess.TimeoutExpired:
-        raise BadWorkspace(f"{address} to be cloned within {CLONE_SECONDS} s", "no end", remedy) from None
-    if done.returncode and not may_fail:
-        told = done.stderr.strip()[-400:] or f"exit code {done.returncode}"
+    variables = git_variables(*_PASSED) | {
+        "GIT_ASKPASS": "true",
+        "SSH_ASKPASS": "true",
+        "GIT_SSH_COMMAND": _SSH,
+    }
+    # With its helpers, which speak to the server: they would outlive it.
+    ended = processes.run_to_end(["git", *options, *arguments], target, variables, CLONE_SECONDS)
+    if ended.failed:
+        raise BadWorkspace("git on this machine", ended.failed, "install git")
+    if ended.timed_out:
+        raise BadWorkspace(f"{address} to be cloned within {CLONE_SECONDS} s", "no end", remedy)
+    if ended.code and not may_fail:
+        told = ended.output.strip()[-400:] or f"exit code {ended.code}"
         raise BadWorkspace(f"to clone {address}", told, remedy)
-    return bool(done.returncode)
+    return bool(ended.code)
