@@ -66,12 +66,16 @@ class Merged(unittest.TestCase):
         self.assertEqual(settings.DEFAULTS, self.defaults)
 
     def test_a_value_in_place_of_a_table(self):
-        with self.assertRaisesRegex(LedgerError, r"file1\.toml.*report\.colours"):
+        with self.assertRaises(LedgerError) as caught:
             self.load("", '[report]\ncolours = "none"\n')
+        self.assertIn("file1.toml", str(caught.exception))
+        self.assertIn("report.colours", str(caught.exception))
 
     def test_a_table_in_place_of_a_value(self):
-        with self.assertRaisesRegex(LedgerError, r"file0\.toml.*report\.by"):
+        with self.assertRaises(LedgerError) as caught:
             self.load("[report.by]\nmonth = true\n")
+        self.assertIn("file0.toml", str(caught.exception))
+        self.assertIn("report.by", str(caught.exception))
 
     def test_new_names_are_kept(self):
         self.assertEqual(self.load("[printer]\ntray = 2\n")["printer"], {"tray": 2})

@@ -33,7 +33,6 @@ class Clients(unittest.TestCase):
             "[2001:db8::ab]",
             "[2001:db8::ab]:",
             "[2001:db8::xyz]:1",
-            "2001:db8::ab:443",
             "[2001:db8::ab:443",
             "[]:1",
             "[2001:db8::ab]443",
