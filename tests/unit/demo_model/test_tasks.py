@@ -1,8 +1,10 @@
 """Explicit tasks by rule, on real tool results."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+import yaml
 from workbench import ERROR, STANDARD, Workbench, lost_output, terminal_text
 
 Make = Callable[..., Workbench]
@@ -240,6 +242,16 @@ def test_an_unknown_task_gets_a_look_around_and_an_honest_answer(workbench: Make
     assert "a.txt" in closing
     assert "I have no rule for this task" in closing
     assert "not a language model" in closing
+
+
+def test_no_task_of_the_shipped_suite_looks_like_one_that_it_has_a_rule_for(workbench: Make) -> None:
+    """Without a provider's key a suite run ends soon, with attempts that say why they have done nothing."""
+    suite = Path(__file__).resolve().parents[3] / "suites" / "coding.yaml"
+    for task in yaml.safe_load(suite.read_text())["tasks"]:
+        bench = workbench()
+        closing = bench.run(task["prompt"])
+        assert len(bench.calls) <= 2, task["id"]
+        assert "I have no rule for this task, so I did nothing. I am Paddock's demo model" in closing
 
 
 def test_a_follow_up_remembers_what_was_asked_before(workbench: Make) -> None:
