@@ -32,6 +32,8 @@ TIMEOUT_SECONDS = 60
 """Of one verdict."""
 LOAD_SECONDS = 30
 """Of the import of a file."""
+PACKAGE = Path(__file__).resolve().parents[2]
+"""The folder that `paddock_mlflow` is in."""
 
 _loaded: dict[tuple[Path, str], ModuleType] = {}
 
@@ -156,7 +158,8 @@ class CodeCheck:
         try:
             done = subprocess.run(
                 [sys.executable, "-m", __name__, str(self._folder), code.file, code.function, code.sha256],
-                env={key: os.environ[key] for key in ("PATH", "PYTHONPATH", "HOME") if key in os.environ},
+                env={key: os.environ[key] for key in ("PATH", "HOME") if key in os.environ}
+                | {"PYTHONPATH": str(PACKAGE)},
                 capture_output=True,
                 text=True,
                 timeout=LOAD_SECONDS,
