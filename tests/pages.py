@@ -7,10 +7,13 @@ A folder's conftest gives a session fixture `product`, a `Product`; a test class
 import json
 import os
 import re
+import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 import httpx
 import pytest
@@ -167,6 +170,83 @@ class GatewayPages:
         expect(row).to_contain_text("Reject")
         expect(row).to_contain_text(f"${used.cost:.2f}")
         _picture(page, "gateway-budgets.png", height=520)
+
+
+class JudgePages:
+    """*Run judges*, as a person clicks it; each test gets the running stack as `product`."""
+
+    def test_run_judges_fills_its_column(self, product: Product, chromium_path: str) -> None:
+        """Of a judge that looks only when it is asked, on a trace with an expectation."""
+        access = product.paddock("password", "--json").document
+        task = f"Which lighthouse? {secrets.token_hex(4)}"
+        experiment, trace_id = _trace(product, task, "The one at the harbour.")
+        expectation = {
+            "assessment_name": "expected_facts",
+            "trace_id": trace_id,
+            "source": {"source_type": "HUMAN", "source_id": "ada"},
+            "expectation": {
+                "serialized_value": {
+                    "serialization_format": "JSON_FORMAT",
+                    "value": json.dumps(["The one at the harbour."]),
+                }
+            },
+        }
+        path = f"/api/3.0/mlflow/traces/{trace_id}/assessments"
+        product.api("POST", path, json={"assessment": expectation})
+        dialog_id = "mlflow.experiment-scorers.traces-view-judge-select-modal"
+        with logged_in(chromium_path, access["password"]) as page:
+            page.set_viewport_size({"width": 2600, "height": 950})
+            page.goto(f"{access['url']}/#/experiments/{experiment}/traces")
+            row = page.locator("[role=row]", has_text=task)
+            row.locator("input[type=checkbox]").first.click(timeout=60 * SECONDS)
+            page.locator('[data-component-id="mlflow.traces-v4.actions.trigger"]').click()
+            page.locator('[data-component-id="mlflow.traces-v4.actions.run-judges"]').click()
+            judge = page.get_by_role("dialog").locator("[role=checkbox]", has_text="correctness")
+            # What stands around the box hands its click on, and would undo it.
+            judge.locator("input[type=checkbox]").click(force=True)
+            page.locator(f'[data-component-id="{dialog_id}.footer.ok"]').click()
+            done = page.get_by_text('Judge "correctness" completed successfully.')
+            expect(done).to_be_visible(timeout=60 * SECONDS)
+            columns = page.locator("[role=row]").first.locator("[role=columnheader]")
+            (place,) = [
+                n for n, text in enumerate(columns.all_inner_texts()) if text.strip() == "correctness"
+            ]
+            expect(row.locator("[role=cell]").nth(place)).to_contain_text("Yes", timeout=60 * SECONDS)
+        (found,) = [
+            one for one in product.trace(trace_id)["assessments"] if one["assessment_name"] == "correctness"
+        ]
+        assert found["feedback"]["value"] == "yes"
+
+
+def _trace(product: Product, task: str, answer: str) -> tuple[str, str]:
+    """A trace of one span, sent as any client of OpenTelemetry would; the ids of its experiment and itself."""
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+    request = ExportTraceServiceRequest()
+    moment = time.time_ns()
+    span = (
+        request.resource_spans.add()
+        .scope_spans.add()
+        .spans.add(
+            trace_id=os.urandom(16),
+            span_id=os.urandom(8),
+            name="conversation",
+            start_time_unix_nano=moment - 1_000_000_000,
+            end_time_unix_nano=moment,
+        )
+    )
+    for key, value in {"mlflow.spanInputs": task, "mlflow.spanOutputs": answer}.items():
+        span.attributes.add(key=key).value.string_value = json.dumps(value)
+    variables = product.paddock("env", "--json").document
+    headers = dict(unquote(one).split("=", 1) for one in variables["OTEL_EXPORTER_OTLP_HEADERS"].split(","))
+    sent = httpx.post(
+        f"{variables['OTEL_EXPORTER_OTLP_ENDPOINT']}/v1/traces",
+        content=request.SerializeToString(),
+        headers={"content-type": "application/x-protobuf"} | headers,
+        timeout=30,
+    )
+    assert sent.status_code == 200, sent.text
+    return headers["x-mlflow-experiment-id"], f"tr-{span.trace_id.hex()}"
 
 
 def _endpoint(product: Product) -> str:

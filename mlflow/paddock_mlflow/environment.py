@@ -14,6 +14,9 @@ from pathlib import Path
 from paddock_mlflow import encryption, exposure, prices
 from paddock_mlflow.settings import Settings
 
+RUN_JUDGES_JOB = "paddock_run_judges"
+_RUN_JUDGES_FUNCTION = "paddock_mlflow.judges.run_judges.invoke"
+
 
 def export(settings: Settings) -> None:
     """Set the variables that the web application, the job runner and every job process need.
@@ -60,6 +63,8 @@ def common(settings: Settings) -> dict[str, str]:
         "_MLFLOW_SERVER_BOOT_ID": uuid.uuid4().hex,
         "_MLFLOW_INTERNAL_GATEWAY_AUTH_TOKEN": token,
         "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": encryption.webhook_key(token),
+        "_MLFLOW_ALLOWED_JOB_NAME_LIST": RUN_JUDGES_JOB,
+        "_MLFLOW_SUPPORTED_JOB_FUNCTION_LIST": _RUN_JUDGES_FUNCTION,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "true",
         "MLFLOW_SERVER_JOB_EXECUTION_ENGINE": "executor",
         # Judges that name no model of their own must not fall back to a provider behind the gateway's back.

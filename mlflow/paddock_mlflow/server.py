@@ -36,6 +36,7 @@ def create_app() -> object:
     from paddock_mlflow.gateway.middleware import GatewayMiddleware
     from paddock_mlflow.guardrails import configuration
     from paddock_mlflow.ingest import BodyLimitMiddleware, IngestMiddleware
+    from paddock_mlflow.judges import run_judges
     from paddock_mlflow.ledger import open_ledger
 
     upstreams.allow(settings.private_upstreams)
@@ -47,6 +48,7 @@ def create_app() -> object:
     admin_api.register(app)
     egress_api.register(app)
     listed_models.register()
+    run_judges.register()
     deleted_users.register(settings.tracking_database)
     declared_prices.Watch.of_environment(settings.tracking_database).start()
     # Appended, so inside MLflow's authentication: what a stranger sends is refused before it is parsed.

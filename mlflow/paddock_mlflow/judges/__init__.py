@@ -11,4 +11,5 @@
 | `verdicts` | what they said, checked and written once |
 | `traces` | which traces may be judged, how large they are, what is expected of them |
 | `service` | all of it, as the job process runs it |
+| `run_judges` | *Run judges* of MLflow's UI |
 """

@@ -108,6 +108,8 @@ PRIVATE = {
         "mlflow.genai.judges.adapters.utils:is_context_window_error",
         "mlflow.genai.scorers.base:Scorer._set_registration_metadata",
         "mlflow.genai.scorers.base:SCORER_BACKEND_TRACKING",
+        "mlflow.genai.scorers.job:Scorer.model_validate_json",
+        "mlflow.genai.scorers.job:invoke_scorer_job",
         "mlflow.genai.scorers.scorer_utils:build_gateway_model",
         "mlflow.genai.scorers.scorer_utils:extract_endpoint_ref",
         "mlflow.genai.scorers.scorer_utils:extract_model_from_serialized_scorer",
