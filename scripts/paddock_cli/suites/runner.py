@@ -392,6 +392,10 @@ class _SuiteRun:
         trace = self._server.trace(attempt.trace_id)
         # Logged once, also where a runner was killed after it had.
         new = [] if EXPECTATION in trace.expectations else list(task.expect)
+        if task.expect and not new and judging.CORRECTNESS in self._server.judges(trace.experiment_id):
+            # As often as wanted: it looks once.
+            asked = judging.Wanted(trace.experiment_id, [trace.trace_id], judges=[judging.CORRECTNESS])
+            judging.ask(self._server, asked)
         seconds = max(0.0, deadline - time.monotonic())
         trace = judging.judge_run(self._server, trace, new, self._plan.user, lambda _: None, seconds)
         return _judges_of(trace)
