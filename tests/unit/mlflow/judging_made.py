@@ -118,6 +118,19 @@ def played_gateway() -> Iterator[PlayedGateway]:
         thread.join()
 
 
+def require_endpoint(engine: Any) -> None:
+    """The judges' endpoint by its name alone, where no test has made it: what answers is played."""
+    from mlflow.store.tracking.dbmodels.models import SqlGatewayEndpoint
+    from sqlalchemy import insert, select
+
+    with engine.begin() as connection:
+        here = select(SqlGatewayEndpoint.name).where(SqlGatewayEndpoint.name == ENDPOINT)
+        if connection.execute(here).first():
+            return
+        row = {"endpoint_id": "e-judge", "name": ENDPOINT, "created_at": 1, "last_updated_at": 1}
+        connection.execute(insert(SqlGatewayEndpoint.__table__).values(workspace="default", **row))
+
+
 class Bench:
     """A database in which a test judges."""
 
@@ -129,18 +142,7 @@ class Bench:
         self.url = url
         self.store = SqlAlchemyStore(url, "mlflow-artifacts:/")
         self.engine = engine(url)
-        self._endpoint()
-
-    def _endpoint(self) -> None:
-        from mlflow.store.tracking.dbmodels.models import SqlGatewayEndpoint
-        from sqlalchemy import insert, select
-
-        with self.engine.begin() as connection:
-            here = select(SqlGatewayEndpoint.name).where(SqlGatewayEndpoint.name == ENDPOINT)
-            if connection.execute(here).first():
-                return
-            row = {"endpoint_id": "e-judge", "name": ENDPOINT, "created_at": 1, "last_updated_at": 1}
-            connection.execute(insert(SqlGatewayEndpoint.__table__).values(workspace="default", **row))
+        require_endpoint(self.engine)
 
     def experiment(self) -> str:
         return str(self.store.create_experiment(f"judged-{secrets.token_hex(6)}"))

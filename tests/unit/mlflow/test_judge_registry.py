@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from endpoints_made import make_endpoint
+from judging_made import require_endpoint
 
 ENDPOINT = "registry-judge"
 
@@ -126,8 +127,7 @@ def test_a_judge_that_names_no_model_asks_the_stacks_own(judges: Any, server: An
         builtin_scorer_pydantic_data={"model": None},
     )
 
-    if "judge" not in {one.name for one in server.store.list_gateway_endpoints()}:
-        make_endpoint(server, "judge", "demo", api_base="http://demo-model:8000/v1")
+    require_endpoint(server.store.engine)
 
     (judge,) = judges.named(experiment, ["safety"])
 
