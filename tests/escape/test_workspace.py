@@ -12,7 +12,7 @@ from played import AGENT, HERE, Container, HostileRun, Start, own
 from probe_record import Record
 from stack_under_test import StackUnderTest
 
-from paddock_cli.compose import ComposeStack
+from paddock_cli import trees
 
 OBEYED = ("\x1b", "\x9b", "\x07", "\u202e")
 
@@ -126,7 +126,7 @@ def test_links_in_state(tmp_path: Path, record: Record) -> None:
     (state / "base_state.json").symlink_to(precious)
     (state / "events").symlink_to(tmp_path)
 
-    ComposeStack._give(None, state, AGENT, AGENT)  # type: ignore[arg-type]
+    trees.give(state, AGENT, AGENT)
 
     assert state.stat().st_uid == (state / "events").lstat().st_uid == AGENT
     assert precious.stat().st_uid == tmp_path.stat().st_uid == 0

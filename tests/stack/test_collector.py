@@ -196,7 +196,10 @@ def test_a_flood_is_held_back_and_a_neighbour_does_not_notice(
     assert set(hostile.send(*[large] * 8, experiment="no-such", at_once=8)) <= {200, 503}
     too_large = request(1)
     spans_of(too_large)[0].attributes.add(key="text").value.string_value = "x" * (33 << 20)
-    assert hostile.send(too_large) in ([400], [413])
+    (answer,) = hostile.send(too_large)
+    # Who refuses a body need not read it to its end; a client that still writes may then see the connection's end
+    # before the answer (RFC 9112, section 9.6).
+    assert answer in (400, 413) or "reset" in str(answer) or "Broken pipe" in str(answer)
 
     own = request(5)
     assert neighbour.send(own) == [200]
