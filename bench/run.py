@@ -19,7 +19,7 @@ from typing import Any
 
 from stack import ROOT, TASK, Project, project, seconds, table
 
-JUDGES = {"relevance_to_query", "tool_call_efficiency"}
+JUDGES = {"conduct", "relevance_to_query", "tool_call_efficiency"}
 DEADLINE_SECONDS = 180
 
 
@@ -149,7 +149,7 @@ def main() -> None:
             ["… of which imports", f"{seconds(importing)} ({share:.0%})"],
             ["the whole command, without waiting for judges", seconds(median["whole command"])],
             ["from the run's end to its trace visible", seconds(max(0.0, median["visible"]))],
-            ["from the run's end to both verdicts visible", seconds(median["judged"])],
+            ["from the run's end to all three verdicts visible", seconds(median["judged"])],
         ],
     )
 
