@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from paddock_cli.mlflow_api import Mlflow
     from paddock_cli.stack import Stack
 
+AGREED = "The stack is as the file says."
 _SIGNS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 _STAND_IN = {"DEMO_MODEL_URL": "http://demo-model:8000/v1", "DEMO_API_KEY": "made by the stack"}
 """What only a running stack knows, for a look at a file alone."""
@@ -234,9 +235,9 @@ def rotate_key(*, yes: bool) -> None:
         stack.rotate_passphrase()
 
 
-def show_plan(current: Session, planned: plan.Plan) -> None:
-    """The difference, for people."""
-    for note in [*current.checked.notes, *planned.notes]:
+def show_plan(notes: list[str], planned: plan.Plan, agreed: str) -> None:
+    """The difference, for people; `notes` are the file's, `agreed` says that there is none."""
+    for note in [*notes, *planned.notes]:
         console.out.print(Text(note, style="dim"), soft_wrap=True)
     show_changes(planned.changes)
     if planned.unmanaged:
@@ -250,7 +251,7 @@ def show_plan(current: Session, planned: plan.Plan) -> None:
         console.out.print(Text(f"can't be applied: {conflict}", style="red"), soft_wrap=True)
     changed, beyond = counted(len(planned.changes), "change"), len(planned.unmanaged)
     if planned.clean:
-        console.out.print("The stack is as the file says.", style="green")
+        console.out.print(agreed, style="green")
     else:
         console.out.print(f"{changed} to apply, {beyond} not in the file.")
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from paddock_cli import console
+from paddock_cli import console, declared
 
 AsJson = Annotated[
     bool, typer.Option("--json", help="One JSON document on standard output; progress on standard error.")
@@ -37,12 +37,7 @@ def validate(file: File = None, as_json: AsJson = False) -> None:
     from paddock_cli import config
 
     path, checked = config.validate(file)
-    if as_json:
-        console.document({"file": str(path), "valid": True, "notes": checked.notes})
-        return
-    for note in checked.notes:
-        console.say(note)
-    console.out.print(f"{path} is valid", style="green", soft_wrap=True)
+    declared.tell_valid(path, checked.notes, as_json=as_json)
 
 
 @config_app.command()
@@ -55,7 +50,7 @@ def plan(file: File = None, detailed_exitcode: Detailed = False, as_json: AsJson
     if as_json:
         console.document({"file": str(session.file), **planned.as_json()})
     else:
-        config.show_plan(session, planned)
+        config.show_plan(session.checked.notes, planned, config.AGREED)
     raise typer.Exit(2 if detailed_exitcode and not planned.clean else 0)
 
 
@@ -73,22 +68,15 @@ def apply(
 
     session = config.session(file)
     planned, done = config.apply_changes(session, prune=prune, yes=yes, quiet=as_json)
-    left = () if prune else planned.unmanaged
-    if as_json:
-        console.document(
-            {
-                "file": str(session.file),
-                "changed": [change.as_json() for change in done],
-                "unmanaged": [change.as_json() for change in left],
-                "notes": list(planned.notes),
-            }
-        )
-        return
-    for note in planned.notes:
-        console.say(note)
-    if left:
-        console.say(f"{len(left)} not in the file, left alone (./paddock config plan)")
-    console.out.print(f"{len(done)} changed" if done else "The stack is as the file says.", style="green")
+    declared.tell_applied(
+        session.file,
+        planned,
+        done,
+        prune=prune,
+        as_json=as_json,
+        plan_command="./paddock config plan",
+        agreed=config.AGREED,
+    )
 
 
 @config_app.command()
@@ -101,20 +89,8 @@ def export(
 ) -> None:
     """Write down what the stack has, also what was made by hand, as a file that `plan` finds nothing to change from."""
     from paddock_cli import config
-    from paddock_cli.errors import Declined
 
-    if file is not None and file.exists() and not yes and not typer.confirm(f"Overwrite {file}?", err=True):
-        raise Declined("a confirmation", "none", "nothing was written; add --yes to overwrite")
-    text, left_out = config.exported(None)
-    for one in left_out:
-        console.warn(f"left out: {one}")
-    if file is not None:
-        file.write_text(text)
-        console.say(f"written to {file}")
-    if as_json:
-        console.document({"file": str(file) if file else None, "yaml": text, "left_out": left_out})
-    elif file is None:
-        console.out.file.write(text)
+    declared.write_export(file, lambda: config.exported(None), yes=yes, as_json=as_json)
 
 
 @config_app.command("rotate-secret")

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.text import Text
-
-from paddock_cli import config, console, selection
+from paddock_cli import config, selection
 from paddock_cli.errors import NotApplied, NotFound
 from paddock_cli.settings import Paths, Settings, load, paths
 from paddock_mlflow.config import plan
@@ -20,6 +18,7 @@ from paddock_mlflow.config.source import read
 from paddock_mlflow.judges import apply, export, validation
 from paddock_mlflow.judges.plan import State
 
+AGREED = "The judges are as the file says."
 LOAD_SECONDS = 40.0
 """The judging process looks every two seconds, and gives an import thirty."""
 
@@ -151,27 +150,6 @@ def shown(name: str, fingerprint: str | None) -> list[dict[str, Any]]:
         what = f"the judge {name}" + (f" with the fingerprint {fingerprint}" if fingerprint else "")
         raise NotFound(what, f"none (there are: {known})", "look at the metadata of its assessment")
     return versions
-
-
-def show_plan(current: Session, planned: plan.Plan) -> None:
-    """The difference, for people."""
-    for note in [*current.checked.notes, *planned.notes]:
-        console.out.print(Text(note, style="dim"), soft_wrap=True)
-    config.show_changes(planned.changes)
-    if planned.unmanaged:
-        console.out.print(
-            "Not in the file; `apply` leaves it alone, `apply --prune` deletes it, `export` writes it down:",
-            style="bold",
-            soft_wrap=True,
-        )
-        config.show_changes(planned.unmanaged)
-    for conflict in planned.conflicts:
-        console.out.print(Text(f"can't be applied: {conflict}", style="red"), soft_wrap=True)
-    if planned.clean:
-        console.out.print("The judges are as the file says.", style="green")
-    else:
-        changed = config.counted(len(planned.changes), "change")
-        console.out.print(f"{changed} to apply, {len(planned.unmanaged)} not in the file.")
 
 
 def _state() -> tuple[State, config.Api]:

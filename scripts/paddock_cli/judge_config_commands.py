@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.syntax import Syntax
 
-from paddock_cli import console
+from paddock_cli import console, declared
 from paddock_cli.config_commands import AsJson, Detailed, Yes
 from paddock_cli.judge_commands import judges_app
 
@@ -24,25 +24,20 @@ def validate(file: File = None, as_json: AsJson = False) -> None:
     from paddock_cli import judge_config
 
     path, checked = judge_config.validate(file)
-    if as_json:
-        console.document({"file": str(path), "valid": True, "notes": checked.notes})
-        return
-    for note in checked.notes:
-        console.say(note)
-    console.out.print(f"{path} is valid", style="green", soft_wrap=True)
+    declared.tell_valid(path, checked.notes, as_json=as_json)
 
 
 @judges_app.command()
 def plan(file: File = None, detailed_exitcode: Detailed = False, as_json: AsJson = False) -> None:
     """What `apply` would change, and which judges the stack has that the file does not name. Changes nothing."""
-    from paddock_cli import judge_config
+    from paddock_cli import config, judge_config
 
     session = judge_config.session(file)
     _, planned = judge_config.compare(session)
     if as_json:
         console.document({"file": str(session.file), **planned.as_json()})
     else:
-        judge_config.show_plan(session, planned)
+        config.show_plan(session.checked.notes, planned, judge_config.AGREED)
     raise typer.Exit(2 if detailed_exitcode and not planned.clean else 0)
 
 
@@ -60,22 +55,15 @@ def apply(
 
     session = judge_config.session(file)
     planned, done = judge_config.apply_changes(session, prune=prune, yes=yes, quiet=as_json)
-    left = () if prune else planned.unmanaged
-    if as_json:
-        console.document(
-            {
-                "file": str(session.file),
-                "changed": [change.as_json() for change in done],
-                "unmanaged": [change.as_json() for change in left],
-                "notes": list(planned.notes),
-            }
-        )
-        return
-    for note in planned.notes:
-        console.say(note)
-    if left:
-        console.say(f"{len(left)} not in the file, left alone (./paddock judges plan)")
-    console.out.print(f"{len(done)} changed" if done else "The judges are as the file says.", style="green")
+    declared.tell_applied(
+        session.file,
+        planned,
+        done,
+        prune=prune,
+        as_json=as_json,
+        plan_command="./paddock judges plan",
+        agreed=judge_config.AGREED,
+    )
 
 
 @judges_app.command()
@@ -88,20 +76,8 @@ def export(
 ) -> None:
     """Write down the judges that there are, also those made by hand, as a file that `plan` finds nothing in."""
     from paddock_cli import judge_config
-    from paddock_cli.errors import Declined
 
-    if file is not None and file.exists() and not yes and not typer.confirm(f"Overwrite {file}?", err=True):
-        raise Declined("a confirmation", "none", "nothing was written; add --yes to overwrite")
-    text, left_out = judge_config.exported()
-    for one in left_out:
-        console.warn(f"left out: {one}")
-    if file is not None:
-        file.write_text(text)
-        console.say(f"written to {file}")
-    if as_json:
-        console.document({"file": str(file) if file else None, "yaml": text, "left_out": left_out})
-    elif file is None:
-        console.out.file.write(text)
+    declared.write_export(file, judge_config.exported, yes=yes, as_json=as_json)
 
 
 @judges_app.command()
