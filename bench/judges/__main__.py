@@ -8,34 +8,15 @@ Needs PostgreSQL's programs (Debian: postgresql), no Docker. Everything listens 
 one worker, and is ended by its pid. Writes results.md, results.json and results.svg.
 """
 
-import importlib.machinery
-import importlib.util
-import os
 import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-
-
-def main() -> None:
-    """Become measure.py in the environment of the command line, which has what it imports."""
-    loader = importlib.machinery.SourceFileLoader("paddock_launcher", str(ROOT / "paddock"))
-    spec = importlib.util.spec_from_loader("paddock_launcher", loader)
-    assert spec
-    launcher = importlib.util.module_from_spec(spec)
-    # The launcher has no suffix: without this a __pycache__ would appear beside it.
-    sys.dont_write_bytecode = True
-    loader.exec_module(launcher)
-    try:
-        python = launcher.environment()
-    except launcher.LauncherError as error:
-        sys.exit(f"bench: {error}")
-    variables = os.environ | {
-        "PYTHONPATH": f"{ROOT / 'scripts'}:{ROOT / 'bench'}:{ROOT / 'bench' / 'gateway'}"
-    }
-    os.execve(python, [str(python), str(HERE / "measure.py"), *sys.argv[1:]], variables)
-
 
 if __name__ == "__main__":
-    main()
+    sys.path.insert(0, str(HERE.parent))
+    # Not a __pycache__ in what is run from a checkout.
+    sys.dont_write_bytecode = True
+    from launch import become
+
+    become(HERE / "measure.py", HERE.parent / "gateway")
