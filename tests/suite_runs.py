@@ -45,6 +45,11 @@ def attempts(results: dict[str, str], endpoint: str = "coder") -> list[dict[str,
     ]
 
 
+def suite_run_of(results: dict[str, str], endpoint: str = "coder", **more: Any) -> SuiteRun:
+    """A suite run of one endpoint, by the letters of its attempts."""
+    return suite_run(attempts(results, endpoint), **more)
+
+
 def suite_run(made: list[dict[str, Any]], **more: Any) -> SuiteRun:
     """A complete suite run of these attempts."""
     document = {

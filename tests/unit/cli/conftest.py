@@ -11,6 +11,7 @@ import pytest
 
 from paddock_cli import exposure
 from paddock_cli.settings import PROVIDER_CHOICES, PROVIDER_KEYS, Paths
+from paddock_cli.suites.results import SuiteRun
 
 
 @pytest.fixture(autouse=True)
@@ -83,3 +84,32 @@ def calls_of(path: Path) -> list[dict]:
 def calls() -> Callable[[Path], list[dict]]:
     """Reads the calls of a stand-in."""
     return calls_of
+
+
+@pytest.fixture
+def call(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], where: Paths
+) -> Callable[..., tuple[int, str, str]]:
+    """Calls the command line in this process; returns exit code, standard output and standard error."""
+    from paddock_cli import __main__ as entry
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
+        code = entry.main()
+        captured = capsys.readouterr()
+        return int(code), captured.out, " ".join(captured.err.split())
+
+    return run
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, SuiteRun], str]:
+    """Writes suite runs to files, whose paths it returns, for a command line without a stack."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    def write(name: str, run: SuiteRun) -> str:
+        (tmp_path / name).write_text(run.model_dump_json())
+        return str(tmp_path / name)
+
+    return write

@@ -10,7 +10,6 @@ import threading
 
 import pytest
 
-from paddock_cli import __main__ as entry
 from paddock_cli import judging, selection, task
 from paddock_cli.errors import CliError, EngineMissing, NotFound, NotRunning, ServerFailed, UsageFailed
 from paddock_cli.exit_codes import ExitCode
@@ -18,20 +17,6 @@ from paddock_cli.mlflow_api import Trace
 from paddock_cli.runs import Result
 from paddock_cli.settings import load
 from paddock_cli.task import Order
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, where):
-    """Calls the command line in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
-        code = entry.main()
-        captured = capsys.readouterr()
-        return int(code), captured.out, " ".join(captured.err.split())
-
-    return run
-
 
 COMMANDS = (
     "demo",

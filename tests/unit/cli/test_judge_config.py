@@ -1,28 +1,13 @@
 """`./paddock judges`: files, settings, and what a probe makes of verdicts. No stack."""
 
 import json
-import sys
 
 import pytest
 
-from paddock_cli import __main__ as entry
 from paddock_cli import probe
 from paddock_cli.errors import BadSettings
 from paddock_cli.exit_codes import ExitCode
 from paddock_cli.settings import load
-
-
-@pytest.fixture
-def call(monkeypatch, capsys, where):
-    """Calls the command line in this process; returns exit code, standard output and standard error."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["paddock", *arguments])
-        code = entry.main()
-        captured = capsys.readouterr()
-        return int(code), captured.out, " ".join(captured.err.split())
-
-    return run
 
 
 @pytest.mark.parametrize("command", ["validate", "plan", "apply", "export", "show", "probe"])

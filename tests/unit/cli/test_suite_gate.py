@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 from suite_runs import attempt, attempts, suite_run
+from suite_runs import suite_run_of as of
 from typer.testing import CliRunner
 
 from paddock_cli.app import app
@@ -14,23 +15,6 @@ from paddock_cli.suites.comparison import against
 from paddock_cli.suites.summary import summarize
 
 HOSTILE = "]]></failure><script>\x00\x1b[31m\ufffe\ud800"
-
-
-def of(results, endpoint="coder", **more):
-    return suite_run(attempts(results, endpoint), **more)
-
-
-@pytest.fixture
-def state(tmp_path, monkeypatch):
-    """Files of suite runs, and a command line without a stack."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-
-    def write(name, run):
-        (tmp_path / name).write_text(run.model_dump_json())
-        return str(tmp_path / name)
-
-    return write
 
 
 def call(*arguments):

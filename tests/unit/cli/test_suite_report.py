@@ -7,6 +7,7 @@ from html.parser import HTMLParser
 import pytest
 from markdown_it import MarkdownIt
 from suite_runs import attempt, attempts, suite_run
+from suite_runs import suite_run_of as of
 from typer.testing import CliRunner
 
 from paddock_cli import console
@@ -20,23 +21,6 @@ HOSTILE = (
     "<img src=x onerror=alert(1)>|`*_[a](javascript:alert(1)) \\| @all #1 www.example.org http://example.org\n"
     "# head\x1b]8;;http://example.org\x07\x1b[31m\u202e\x00"
 )
-
-
-def of(results, endpoint="coder", **more):
-    return suite_run(attempts(results, endpoint), **more)
-
-
-@pytest.fixture
-def state(tmp_path, monkeypatch):
-    """Files of suite runs, and a command line without a stack."""
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-
-    def write(name, run):
-        (tmp_path / name).write_text(run.model_dump_json())
-        return str(tmp_path / name)
-
-    return write
 
 
 def call(*arguments):
